@@ -1,0 +1,152 @@
+"""The `Engine` protocol, the checks every backend shares, and `load_engine`.
+
+An engine runs one component of a bundle. What it returns stays where the backend keeps it (host memory, a GPU) and
+may be fed to another engine of the same backend; only `to_host` brings it back. The provider asked for is the
+provider used, or a `BackendError` says why not and what to install.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol, TypeAlias
+
+import numpy as np
+
+from agesdk.bundle import Bundle, Component, TensorSpec
+from agesdk.errors import BackendError
+
+Tensor: TypeAlias = Any
+"""A `numpy.ndarray`, or a backend's own device tensor as returned by `Engine.run`."""
+
+BACKENDS = ("onnxruntime",)
+
+
+class Engine(Protocol):
+    """One loaded graph.
+
+    Attributes
+    ----------
+    name:
+        The component's name in the bundle.
+    inputs, outputs:
+        Name, dtype and symbolic shape of every tensor, as the manifest states them.
+    """
+
+    name: str
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+
+    def run(self, feeds: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Run the graph on exactly the inputs it declares; every output, by name, on the backend's device.
+
+        Raises `BackendError` when a name, dtype or shape does not fit the manifest or the runtime fails.
+        """
+        ...
+
+    def to_host(self, tensor: Tensor) -> np.ndarray:
+        """The tensor as a `numpy.ndarray` in host memory (the tensor itself when it is one already)."""
+        ...
+
+
+def load_engine(
+    bundle: Bundle,
+    component: str,
+    backend: str = "onnxruntime",
+    provider: str = "cpu",
+    threads: int | None = None,
+) -> Engine:
+    """Open one component of a bundle for running.
+
+    The component's files are verified (size and SHA-256) before the graph is opened, unless the bundle was
+    verified when it was opened.
+
+    Parameters
+    ----------
+    component:
+        A name from `bundle.manifest.components`.
+    backend:
+        One of `BACKENDS`.
+    provider:
+        Where the backend runs: for ``onnxruntime`` one of ``cpu``, ``cuda``, ``tensorrt``, ``tensorrt-rtx``.
+    threads:
+        Threads used inside an operator; None lets the backend choose (all physical cores).
+
+    Raises
+    ------
+    BackendError
+        Unknown backend or provider, a provider that is not installed or does not start, a graph that does not
+        load or does not have the inputs and outputs the manifest states.
+    BundleError
+        A component the bundle does not have, or files that are not the ones the manifest describes.
+    """
+    if threads is not None and threads < 1:
+        raise BackendError(f"{threads} threads can not run anything.", "", "Give 1 or more, or None for the default.")
+    if backend == "onnxruntime":
+        from agesdk.backends.ort import OrtEngine
+
+        return OrtEngine(bundle, component, provider=provider, threads=threads)
+    raise BackendError(
+        f'The backend "{backend}" is unknown.', f"This version has {listed(BACKENDS)}.", did_you_mean(backend, BACKENDS)
+    )
+
+
+def check_feeds(component: Component, described: Mapping[str, tuple[str, tuple[int, ...]]]) -> None:
+    """Compare feeds with a component's inputs.
+
+    Parameters
+    ----------
+    described:
+        For each feed its numpy dtype name and its shape.
+
+    Raises
+    ------
+    BackendError
+        The first difference: a missing or unknown name, a dtype, a rank, a fixed dimension, one symbol with two
+        sizes, or a size outside the component's profile.
+    """
+    where = f'component "{component.name}"'
+    expected = {spec.name: spec for spec in component.inputs}
+    for name in described:
+        if name not in expected:
+            raise BackendError(f'"{name}" is not an input of {where}.', f"Its inputs are {listed(expected)}.")
+    symbols: dict[str, tuple[int, str]] = {}
+    for name, spec in expected.items():
+        if name not in described:
+            raise BackendError(f'The input "{name}" of {where} is missing.', f"It needs {listed(expected)}.")
+        dtype, shape = described[name]
+        stated = f"The manifest states {spec.dtype} {format_shape(spec.shape)}."
+        if dtype != spec.dtype:
+            raise BackendError(f'The input "{name}" of {where} is {dtype}.', stated)
+        if len(shape) != len(spec.shape):
+            raise BackendError(f'The input "{name}" of {where} has shape {format_shape(shape)}.', stated)
+        for size, wanted in zip(shape, spec.shape, strict=True):
+            if isinstance(wanted, int):
+                if size != wanted:
+                    raise BackendError(f'The input "{name}" of {where} has shape {format_shape(shape)}.', stated)
+                continue
+            first, first_name = symbols.setdefault(wanted, (size, name))
+            if size != first:
+                raise BackendError(
+                    f'The inputs of {where} do not agree on "{wanted}".',
+                    f'It is {first} in "{first_name}" and {size} in "{name}".',
+                )
+            low, _, high = component.profile.get(wanted, (0, 0, None))
+            if size < low or (high is not None and size > high):
+                raise BackendError(
+                    f'"{wanted}" is {size} in the input "{name}" of {where}.',
+                    f"The bundle's profile allows {low} to {high}.",
+                )
+
+
+def format_shape(shape: Sequence[int | str]) -> str:
+    return "[" + ", ".join(str(size) for size in shape) + "]"
+
+
+def listed(names: Any) -> str:
+    return ", ".join(f'"{name}"' for name in names)
+
+
+def did_you_mean(name: str, names: Sequence[str]) -> str:
+    close = difflib.get_close_matches(name, names, n=1)
+    return f'Did you mean "{close[0]}"?' if close else ""
