@@ -1,0 +1,374 @@
+"""The manifest of a bundle: frozen dataclasses that are the schema, and their parsing.
+
+The dataclasses validate themselves, so a manifest that exists is valid, whether it was read or made by an exporter.
+Tensor layouts and the meaning of the components are described in the documentation of each bundle kind.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import json
+import math
+import re
+from dataclasses import dataclass, field
+from typing import Any, Literal, Union, get_args
+
+from . import strict_json
+from .errors import BundleError
+from .strict_json import Invalid
+
+SCHEMA_VERSION = 1
+MANIFEST_NAME = "manifest.json"
+MAX_MANIFEST_BYTES = 4 * 2**20
+"""A manifest of a few dozen files is some 10 kB; a larger one is refused before it is parsed."""
+
+Dtype = Literal["float32", "float16", "int64", "int32", "uint8", "int8", "bool"]
+Precision = Literal["fp32", "fp16", "bf16", "int8"]
+Kind = Literal["zone-aging", "face-analysis"]
+
+_IDENTIFIER = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,63}")
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._ -]{0,127}")
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+
+
+@dataclass(frozen=True)
+class TensorSpec:
+    """Name, dtype and shape of a graph input or output; a string in the shape is a symbolic axis."""
+
+    name: str
+    dtype: Dtype
+    shape: tuple[int | str, ...]
+
+    def __post_init__(self) -> None:
+        _require(bool(self.name) and len(self.name) <= 256, "name", "must have 1 to 256 characters")
+        _require(self.dtype in get_args(Dtype), "dtype", f"is {self.dtype!r}, expected one of {get_args(Dtype)}")
+        for index, axis in enumerate(self.shape):
+            if isinstance(axis, str):
+                _require(bool(_IDENTIFIER.fullmatch(axis)), f"shape[{index}]", f"is {axis!r}, not a symbol name")
+            else:
+                _require(0 < axis < 2**31, f"shape[{index}]", f"is {axis}, expected a positive size")
+
+
+@dataclass(frozen=True)
+class Component:
+    """One graph of a bundle.
+
+    ``files[0]`` is the ``.onnx`` file, the others are its external data. ``profile`` gives (min, opt, max) for every
+    symbolic axis of the inputs.
+    """
+
+    name: str = field(metadata=strict_json.INJECTED)
+    precision: Precision
+    files: tuple[str, ...]
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    profile: dict[str, tuple[int, int, int]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        _require(bool(_IDENTIFIER.fullmatch(self.name)), "", f"has the name {self.name!r}, not an identifier")
+        _require(self.precision in get_args(Precision), "precision", f"is {self.precision!r}")
+        _require(bool(self.files), "files", "is empty, expected the .onnx file")
+        _require(self.files[0].endswith(".onnx"), "files[0]", f"is {self.files[0]!r}, expected an .onnx file")
+        for index, path in enumerate(self.files):
+            check_relative_path(path, f"files[{index}]")
+        for group, tensors in (("inputs", self.inputs), ("outputs", self.outputs)):
+            _require(bool(tensors), group, "is empty")
+            names = [tensor.name for tensor in tensors]
+            _require(len(set(names)) == len(names), group, f"names a tensor twice: {names}")
+        for symbol, (low, best, high) in self.profile.items():
+            ordered = 1 <= low <= best <= high
+            _require(ordered, f"profile.{symbol}", f"is {(low, best, high)}, expected 1 <= min <= opt <= max")
+        symbols = {axis for tensor in self.inputs for axis in tensor.shape if isinstance(axis, str)}
+        for symbol in sorted(symbols - set(self.profile)):
+            raise Invalid(f"profile.{symbol}", "is missing: it is an axis of an input")
+        for symbol in sorted(set(self.profile) - symbols):
+            raise Invalid(f"profile.{symbol}", "is not an axis of any input")
+
+
+@dataclass(frozen=True)
+class FileEntry:
+    """A file of the bundle: POSIX path relative to the bundle, size in bytes, lower-case hexadecimal SHA-256."""
+
+    path: str
+    size: int
+    sha256: str
+
+    def __post_init__(self) -> None:
+        check_relative_path(self.path, "path")
+        _require(0 <= self.size < 2**62, "size", f"is {self.size}, expected a number of bytes")
+        _require(bool(_SHA256.fullmatch(self.sha256)), "sha256", "is not 64 lower-case hexadecimal digits")
+
+
+@dataclass(frozen=True)
+class SchedulerSettings:
+    """The training noise schedule and the sampler that the model is meant for (names as in diffusers)."""
+
+    sampler: Literal["ddim", "euler_ancestral", "lcm"] = "ddim"
+    prediction_type: Literal["epsilon", "v_prediction"] = "epsilon"
+    num_train_timesteps: int = 1000
+    beta_start: float = 0.00085
+    beta_end: float = 0.012
+    beta_schedule: Literal["linear", "scaled_linear", "squaredcos_cap_v2"] = "scaled_linear"
+    timestep_spacing: Literal["leading", "trailing", "linspace"] = "leading"
+    steps_offset: int = 1
+    set_alpha_to_one: bool = False
+    original_inference_steps: int = 50
+
+    def __post_init__(self) -> None:
+        _require(1 <= self.num_train_timesteps <= 100_000, "num_train_timesteps", f"is {self.num_train_timesteps}")
+        betas = 0.0 < self.beta_start <= self.beta_end < 1.0
+        _require(betas, "beta_start", f"and beta_end are {self.beta_start} and {self.beta_end}: 0 < start <= end < 1")
+        _require(0 <= self.steps_offset < self.num_train_timesteps, "steps_offset", f"is {self.steps_offset}")
+        steps = 1 <= self.original_inference_steps <= self.num_train_timesteps
+        _require(steps, "original_inference_steps", f"is {self.original_inference_steps}")
+
+
+@dataclass(frozen=True)
+class ZoneAgingDefaults:
+    """What ``age`` uses where the caller says nothing: img2img steps, strength in 0..1, guidance scale >= 0."""
+
+    steps: int
+    strength: float
+    guidance_scale: float = 1.0
+    sequential: bool = False
+
+    def __post_init__(self) -> None:
+        _require(1 <= self.steps <= 1000, "steps", f"is {self.steps}, expected 1 to 1000")
+        _require(0.0 < self.strength <= 1.0, "strength", f"is {self.strength}, expected 0 < strength <= 1")
+        _require(0.0 <= self.guidance_scale <= 50.0, "guidance_scale", f"is {self.guidance_scale}, expected 0 to 50")
+
+
+@dataclass(frozen=True)
+class TextCondition:
+    """Condition by CLIP text. ``templates`` has ``full`` and ``zone`` and may have ``full_ethnicity`` and others."""
+
+    templates: dict[str, str]
+    type: Literal["text"] = "text"
+    zone_names: dict[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for name in ("full", "zone"):
+            _require(name in self.templates, f"templates.{name}", "is missing")
+        for name, text in self.templates.items():
+            _require(len(text) <= 1000, f"templates.{name}", "is longer than 1000 characters")
+
+
+@dataclass(frozen=True)
+class LearnedCondition:
+    """Condition by a learned encoder of (zone, score[, ancestry]); the lists give the index order."""
+
+    zones: tuple[str, ...]
+    type: Literal["learned"] = "learned"
+    ancestries: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        _check_names(self.zones, "zones", allow_empty=False)
+        _check_names(self.ancestries, "ancestries", allow_empty=True)
+
+
+@dataclass(frozen=True)
+class RefinerSettings:
+    """The optional img2img pass over the whole face."""
+
+    component: str
+    strength: float
+    steps: int
+    prompt: str = ""
+    guidance_scale: float = 1.0
+
+    def __post_init__(self) -> None:
+        _require(0.0 < self.strength <= 1.0, "strength", f"is {self.strength}, expected 0 < strength <= 1")
+        _require(1 <= self.steps <= 1000, "steps", f"is {self.steps}, expected 1 to 1000")
+        _require(0.0 <= self.guidance_scale <= 50.0, "guidance_scale", f"is {self.guidance_scale}, expected 0 to 50")
+
+
+Curve = tuple[tuple[float, float], ...]
+"""A monotone piecewise-linear function: (x, y) with x strictly increasing and y not decreasing."""
+
+
+@dataclass(frozen=True)
+class ZoneAgingSettings:
+    """Everything the zone-aging runtime needs to know beside the graphs.
+
+    ``blur_sigma`` is in crop pixels. ``calibration[zone]`` maps a wanted target in 0..1 to the score fed to the model,
+    ``score_calibration[zone]`` the output of ScoreNet to a score in 0..1; an absent zone means identity.
+    """
+
+    mode: Literal["plain", "conditioned"]
+    latent_channels: int
+    scheduler: SchedulerSettings
+    defaults: ZoneAgingDefaults
+    condition: TextCondition | LearnedCondition
+    zones: tuple[str, ...]
+    paste: Literal["blend", "residual"] = "blend"
+    crop_size: int = 128
+    vae_scale_factor: int = 8
+    blur_sigma: float = 7.0
+    calibration: dict[str, Curve] = field(default_factory=dict)
+    score_calibration: dict[str, Curve] = field(default_factory=dict)
+    refiner: RefinerSettings | None = None
+
+    def __post_init__(self) -> None:
+        _require(1 <= self.latent_channels <= 256, "latent_channels", f"is {self.latent_channels}")
+        _require(1 <= self.vae_scale_factor <= 64, "vae_scale_factor", f"is {self.vae_scale_factor}")
+        _require(16 <= self.crop_size <= 4096, "crop_size", f"is {self.crop_size}, expected 16 to 4096")
+        divides = self.crop_size % self.vae_scale_factor == 0
+        _require(divides, "crop_size", f"is {self.crop_size}, not a multiple of {self.vae_scale_factor}")
+        _require(0.0 <= self.blur_sigma <= 64.0, "blur_sigma", f"is {self.blur_sigma}, expected 0 to 64")
+        _check_names(self.zones, "zones", allow_empty=False)
+        if isinstance(self.condition, LearnedCondition):
+            for zone in self.zones:
+                _require(zone in self.condition.zones, "condition.zones", f"does not contain the zone {zone!r}")
+        for key, curves in (("calibration", self.calibration), ("score_calibration", self.score_calibration)):
+            for zone, curve in curves.items():
+                _require(zone in self.zones, f"{key}.{zone}", "is not one of the bundle's zones")
+                _check_curve(curve, f"{key}.{zone}")
+
+
+@dataclass(frozen=True)
+class FaceAnalysisSettings:
+    """Thresholds of the face-analysis bundle: detector and landmark confidences in 0..1, overlap (IoU) in 0..1."""
+
+    detector_threshold: float = 0.5
+    landmark_threshold: float = 0.5
+    overlap_threshold: float = 0.3
+
+    def __post_init__(self) -> None:
+        for name in ("detector_threshold", "landmark_threshold", "overlap_threshold"):
+            value = getattr(self, name)
+            _require(0.0 <= value <= 1.0, name, f"is {value}, expected 0 to 1")
+
+
+Settings = Union[ZoneAgingSettings, FaceAnalysisSettings]
+SETTINGS_OF_KIND: dict[str, tuple[str, type[Settings]]] = {
+    "zone-aging": ("zone_aging", ZoneAgingSettings),
+    "face-analysis": ("face_analysis", FaceAnalysisSettings),
+}
+"""For each kind of bundle, the manifest key of its settings and their class."""
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """The parsed ``manifest.json``. ``provenance`` is free JSON: recipe, data, licences, measured quality."""
+
+    kind: Kind
+    name: str
+    version: str
+    components: dict[str, Component]
+    settings: Settings
+    provenance: dict[str, Any] = field(default_factory=dict)
+    files: tuple[FileEntry, ...] = ()
+    schema: int = SCHEMA_VERSION
+
+    def __post_init__(self) -> None:
+        _require(self.schema == SCHEMA_VERSION, "schema", f"is {self.schema}, expected {SCHEMA_VERSION}")
+        _require(self.kind in SETTINGS_OF_KIND, "kind", f"is {self.kind!r}, expected one of {list(SETTINGS_OF_KIND)}")
+        key, settings_class = SETTINGS_OF_KIND[self.kind]
+        _require(isinstance(self.settings, settings_class), key, f"does not belong to the kind {self.kind}")
+        for label, text in (("name", self.name), ("version", self.version)):
+            _require(bool(_NAME.fullmatch(text)), label, f"is {text!r}: letters, digits and . _ - are allowed")
+        for name, component in self.components.items():
+            _require(name == component.name, f"components.{name}", f"carries the name {component.name!r}")
+        if self.files:
+            self._check_files()
+        if isinstance(self.settings, ZoneAgingSettings) and self.settings.refiner is not None:
+            name = self.settings.refiner.component
+            _require(name in self.components, f"{key}.refiner.component", f"names {name!r}, which is not a component")
+
+    def _check_files(self) -> None:
+        listed: set[str] = set()
+        for index, entry in enumerate(self.files):
+            # Compared without case: two names that differ only in case are one file on Windows and macOS.
+            _require(entry.path.lower() not in listed, f"files[{index}].path", f"lists {entry.path!r} twice")
+            listed.add(entry.path.lower())
+        exact = {entry.path for entry in self.files}
+        for name, component in self.components.items():
+            for index, path in enumerate(component.files):
+                _require(path in exact, f"components.{name}.files[{index}]", f"is {path!r}, not among the files")
+
+
+def manifest_from_json(text: str) -> Manifest:
+    """Parse a manifest; errors name the JSON path, a newer schema is told before anything else."""
+    document = strict_json.parse(text)
+    if not isinstance(document, dict):
+        raise Invalid("", "is not a JSON object")
+    schema = document.get("schema")
+    if type(schema) is not int:
+        raise Invalid("schema", "is missing" if schema is None else "is not an integer")
+    if schema > SCHEMA_VERSION:
+        raise BundleError(
+            f"The bundle has schema {schema}",
+            f"this agesdk reads schema {SCHEMA_VERSION}",
+            "Upgrade agesdk: pip install --upgrade agesdk",
+        )
+    kind = document.get("kind")
+    if not isinstance(kind, str) or kind not in SETTINGS_OF_KIND:
+        problem = "is missing" if kind is None else f"is {json.dumps(kind)[:60]}"
+        raise Invalid("kind", f"{problem}, expected one of {', '.join(SETTINGS_OF_KIND)}")
+    key, settings_class = SETTINGS_OF_KIND[kind]
+    if key not in document:
+        raise Invalid(key, "is missing")
+    if "settings" in document:
+        raise Invalid("settings", "is not a known key", f"The settings of this kind stand under {key!r}.")
+    if not document.get("files"):
+        raise Invalid("files", "is missing or empty")
+    settings = strict_json.decode(settings_class, document.pop(key), key)
+    return strict_json.decode(_FileManifest, document).with_settings(settings)
+
+
+def manifest_to_json(manifest: Manifest) -> str:
+    """The text of ``manifest.json``: two-space indentation, keys in schema order, ASCII only."""
+    body = strict_json.encode(manifest)
+    settings = body.pop("settings")
+    ordered = {"schema": body.pop("schema"), **body, SETTINGS_OF_KIND[manifest.kind][0]: settings}
+    ordered["files"] = ordered.pop("files")
+    return json.dumps(ordered, indent=2, allow_nan=False) + "\n"
+
+
+@dataclass(frozen=True)
+class _FileManifest:
+    """The manifest as it stands in the file, without the settings, whose key depends on the kind."""
+
+    schema: int
+    kind: Kind
+    name: str
+    version: str
+    components: dict[str, Component]
+    files: tuple[FileEntry, ...]
+    provenance: dict[str, Any] = field(default_factory=dict)
+
+    def with_settings(self, settings: Settings) -> Manifest:
+        values = {item.name: getattr(self, item.name) for item in dataclasses.fields(self)}
+        return Manifest(settings=settings, **values)
+
+
+def check_relative_path(path: str, where: str) -> None:
+    """Refuse anything but a plain relative POSIX path: absolute, ``..``, drive, backslash, control character."""
+    parts = path.split("/")
+    plain = (
+        0 < len(path) <= 512
+        and not any(part in ("", ".", "..") or part.endswith((".", " ")) for part in parts)
+        and not any(ord(character) < 32 or character in '\\:*?"<>|\x7f' for character in path)
+    )
+    _require(plain, where, f"is {path!r}, not a plain relative path")
+    _require(path.lower() != MANIFEST_NAME, where, "is the manifest itself")
+
+
+def _check_names(names: tuple[str, ...], where: str, allow_empty: bool) -> None:
+    _require(allow_empty or bool(names), where, "is empty")
+    for index, name in enumerate(names):
+        _require(bool(_IDENTIFIER.fullmatch(name)), f"{where}[{index}]", f"is {name!r}, not an identifier")
+    _require(len(set(names)) == len(names), where, "names an entry twice")
+
+
+def _check_curve(curve: Curve, where: str) -> None:
+    _require(len(curve) >= 2, where, "needs at least two points")
+    _require(all(math.isfinite(value) for point in curve for value in point), where, "has a number that is not finite")
+    for (x0, y0), (x1, y1) in itertools.pairwise(curve):
+        _require(x0 < x1 and y0 <= y1, where, f"is not increasing between {(x0, y0)} and {(x1, y1)}")
+
+
+def _require(condition: bool, where: str, problem: str) -> None:
+    if not condition:
+        raise Invalid(where, problem)
