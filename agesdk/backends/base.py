@@ -81,13 +81,17 @@ def load_engine(
         A component the bundle does not have, or files that are not the ones the manifest describes.
     """
     if threads is not None and threads < 1:
-        raise BackendError(f"{threads} threads can not run anything.", "", "Give 1 or more, or None for the default.")
+        raise BackendError(
+            f"{threads} threads can not run anything.", "", "Give 1 or more, or None for the default."
+        )
     if backend == "onnxruntime":
         from agesdk.backends.ort import OrtEngine
 
         return OrtEngine(bundle, component, provider=provider, threads=threads)
     raise BackendError(
-        f'The backend "{backend}" is unknown.', f"This version has {listed(BACKENDS)}.", did_you_mean(backend, BACKENDS)
+        f'The backend "{backend}" is unknown.',
+        f"This version has {listed(BACKENDS)}.",
+        did_you_mean(backend, BACKENDS),
     )
 
 
@@ -123,7 +127,9 @@ def check_feeds(component: Component, described: Mapping[str, tuple[str, tuple[i
         for size, wanted in zip(shape, spec.shape, strict=True):
             if isinstance(wanted, int):
                 if size != wanted:
-                    raise BackendError(f'The input "{name}" of {where} has shape {format_shape(shape)}.', stated)
+                    raise BackendError(
+                        f'The input "{name}" of {where} has shape {format_shape(shape)}.', stated
+                    )
                 continue
             first, first_name = symbols.setdefault(wanted, (size, name))
             if size != first:

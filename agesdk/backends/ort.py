@@ -25,11 +25,14 @@ _INSTALL_GPU = (
 PROVIDERS: dict[str, tuple[str, str]] = {
     "cpu": ("CPUExecutionProvider", "Install `onnxruntime`."),
     "cuda": ("CUDAExecutionProvider", f"{_INSTALL_GPU}; or use provider='cpu'."),
-    "tensorrt": ("TensorrtExecutionProvider", f"{_INSTALL_GPU}, and the TensorRT libraries; or use provider='cpu'."),
+    "tensorrt": (
+        "TensorrtExecutionProvider",
+        f"{_INSTALL_GPU}, and the TensorRT libraries; or use provider='cpu'.",
+    ),
     "tensorrt-rtx": (
         "NvTensorRTRTXExecutionProvider",
-        "Install an ONNX Runtime built with the TensorRT-RTX provider and the TensorRT-RTX libraries; "
-        "or use provider='cpu'.",
+        ("Install an ONNX Runtime built with the TensorRT-RTX provider and the TensorRT-RTX libraries; "
+        "or use provider='cpu'."),
     ),
 }
 """Provider name -> (ONNX Runtime's name, what to install)."""
@@ -52,7 +55,9 @@ class OrtEngine:
     On the CPU, tensors are numpy arrays. On a GPU, outputs are `onnxruntime.OrtValue` on the device.
     """
 
-    def __init__(self, bundle: Bundle, component: str, provider: str = "cpu", threads: int | None = None) -> None:
+    def __init__(
+        self, bundle: Bundle, component: str, provider: str = "cpu", threads: int | None = None
+    ) -> None:
         self._component = bundle.component(component)
         self.name = component
         self.provider = provider
@@ -73,7 +78,9 @@ class OrtEngine:
             else:
                 results = self._run_on_device(feeds)
         except Exception as error:  # ONNX Runtime's exceptions have no common public base
-            raise BackendError(f'Running the component "{self.name}" on {self.provider} failed.', str(error)) from error
+            raise BackendError(
+                f'Running the component "{self.name}" on {self.provider} failed.', str(error)
+            ) from error
         return dict(zip(self._output_names, results, strict=True))
 
     def to_host(self, tensor: Tensor) -> np.ndarray:
@@ -131,7 +138,8 @@ class OrtEngine:
             for spec in specs:
                 dtype, shape = graph[spec.name]
                 same_shape = len(shape) == len(spec.shape) and all(
-                    size == wanted or not isinstance(size, int) for size, wanted in zip(shape, spec.shape, strict=True)
+                    size == wanted or not isinstance(size, int)
+                    for size, wanted in zip(shape, spec.shape, strict=True)
                 )
                 if dtype != spec.dtype or not same_shape:
                     raise BackendError(
@@ -145,7 +153,9 @@ def _import_onnxruntime() -> Any:
     try:
         import onnxruntime
     except ImportError as error:
-        raise BackendError("ONNX Runtime is not installed.", str(error), "Run `pip install onnxruntime`.") from error
+        raise BackendError(
+            "ONNX Runtime is not installed.", str(error), "Run `pip install onnxruntime`."
+        ) from error
     return onnxruntime
 
 
@@ -172,4 +182,6 @@ def _describe(tensor: Tensor) -> tuple[str, tuple[int, ...]]:
         return tensor.dtype.name, tensor.shape
     if hasattr(tensor, "data_type"):
         return _NUMPY_OF_ORT.get(tensor.data_type(), tensor.data_type()), tuple(tensor.shape())
-    raise BackendError(f"A feed is a {type(tensor).__name__}.", "Feeds are numpy arrays or this backend's tensors.")
+    raise BackendError(
+        f"A feed is a {type(tensor).__name__}.", "Feeds are numpy arrays or this backend's tensors."
+    )
