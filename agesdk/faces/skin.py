@@ -1,0 +1,128 @@
+"""Where a crop shows bare skin: the mesh says where skin should be, the colour says where it is.
+
+The mask confines every edit (eyes, brows, lips, nostrils, hair, beard and glasses stay as they are), weights the
+training losses, and tells the model in `conditioned` mode which part of the picture it is to fill in.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+
+# FaceMesh contours.
+_OVAL = (
+    10, 338, 297, 332, 284, 251, 389, 356, 454, 323, 361, 288, 397, 365, 379, 378, 400, 377,
+    152, 148, 176, 149, 150, 136, 172, 58, 132, 93, 234, 127, 162, 21, 54, 103, 67, 109,
+)  # fmt: skip
+_OVAL_TOP = (251, 284, 332, 297, 338, 10, 109, 67, 103, 54, 21)
+_EYES = (
+    (33, 246, 161, 160, 159, 158, 157, 173, 133, 155, 154, 153, 145, 144, 163, 7),
+    (263, 466, 388, 387, 386, 385, 384, 398, 362, 382, 381, 380, 374, 373, 390, 249),
+)
+_BROWS = ((70, 63, 105, 66, 107, 55, 65, 52, 53, 46), (300, 293, 334, 296, 336, 285, 295, 282, 283, 276))
+_LIPS = (61, 185, 40, 39, 37, 0, 267, 269, 270, 409, 291, 375, 321, 405, 314, 17, 84, 181, 91, 146)
+_NOSTRILS = ((98, 97, 2, 94, 19, 125, 241, 238, 79, 166, 219, 64), (327, 326, 2, 94, 19, 354, 461, 458, 309, 392, 439, 294))
+# Points on cheeks, nose bridge and lower forehead that hair, beard and glasses seldom cover.
+_REFERENCE = (50, 280, 101, 330, 118, 347, 36, 266, 151, 9, 4, 195, 205, 425)
+
+
+@dataclass(frozen=True)
+class SkinTone:
+    """Median skin colour of a face and its spread, in CIELAB (L 0..100, a and b about -128..127)."""
+
+    lightness: float
+    a: float
+    b: float
+    spread: float
+
+
+def skin_tone(image: np.ndarray, landmarks: np.ndarray) -> SkinTone:
+    """The skin colour of one face: the median over small patches at mesh points that usually show skin.
+
+    image: uint8 [H, W, 3] RGB; landmarks: float [468, 2 or 3], pixels of ``image``.
+    """
+    points = np.asarray(landmarks, np.float64)[:, :2]
+    half = max(1, round(0.02 * float(np.linalg.norm(points[263] - points[33]))))
+    height, width = image.shape[:2]
+    patches = []
+    for index in _REFERENCE:
+        x, y = (int(v) for v in np.clip(np.round(points[index]), 0, [width - 1, height - 1]))
+        patch = image[max(0, y - half) : y + half + 1, max(0, x - half) : x + half + 1]
+        patches.append(patch.reshape(-1, 3).mean(0))
+    lab = cv2.cvtColor(np.array(patches, np.float32)[None] / 255, cv2.COLOR_RGB2LAB)[0]
+    centre = np.median(lab, axis=0)
+    spread = float(np.median(np.linalg.norm(lab[:, 1:] - centre[1:], axis=1)))
+    return SkinTone(float(centre[0]), float(centre[1]), float(centre[2]), spread)
+
+
+def skin_mask(crop: np.ndarray, landmarks: np.ndarray, tone: SkinTone) -> np.ndarray:
+    """Share of bare skin per pixel, float32 [size, size] in 0..1, with soft edges.
+
+    crop: uint8 [size, size, 3] RGB; landmarks: float [468, 2] in crop pixels; tone: `skin_tone` of the face.
+    """
+    size = crop.shape[0]
+    scale = float(np.linalg.norm(landmarks[263] - landmarks[33])) / 1.4  # about one face scale, in crop pixels
+    mask = np.zeros((size, size), np.uint8)
+    cv2.fillPoly(mask, [_fixed(_raised_oval(landmarks))], 255, cv2.LINE_AA, 4)
+    for contour, grow in (
+        *((eye, 0.05) for eye in _EYES),
+        *((brow, 0.035) for brow in _BROWS),
+        (_LIPS, 0.03),
+        *((nostril, 0.0) for nostril in _NOSTRILS),
+    ):
+        hull = cv2.convexHull(landmarks[list(contour)].astype(np.float32)) if contour is not _LIPS else None
+        outline = landmarks[list(contour)] if hull is None else hull[:, 0]
+        cv2.fillPoly(mask, [_fixed(outline)], 0, cv2.LINE_AA, 4)
+        if grow:
+            cv2.polylines(mask, [_fixed(outline)], True, 0, max(1, round(2 * grow * scale)), cv2.LINE_AA, 4)
+    geometry = cv2.GaussianBlur(mask.astype(np.float32) / 255, (0, 0), size / 90)
+    return geometry * _skin_likeness(crop, tone)
+
+
+def _fixed(points: np.ndarray) -> np.ndarray:
+    """Points in OpenCV's fixed-point format with four fractional bits, clipped to what 32 bits hold."""
+    return np.round(np.clip(points, -1e6, 1e6) * 16).astype(np.int32)
+
+
+def _raised_oval(landmarks: np.ndarray) -> np.ndarray:
+    """The face oval with its top lifted: the mesh ends below many hairlines, the colour test finds the hair."""
+    chin_to_top = landmarks[10] - landmarks[152]
+    points = landmarks[list(_OVAL)].copy()
+    top = {index: i for i, index in enumerate(_OVAL)}
+    middle = (len(_OVAL_TOP) - 1) / 2
+    for i, index in enumerate(_OVAL_TOP):
+        lift = 0.11 * np.cos(0.5 * np.pi * (i - middle) / (middle + 1))
+        points[top[index]] += lift * chin_to_top
+    return points
+
+
+def _skin_likeness(crop: np.ndarray, tone: SkinTone) -> np.ndarray:
+    """1 where the colour is the face's skin, 0 where it is hair, frame, lens glare or background; float32, soft.
+
+    Judged on a blurred crop: a wrinkle is a thin dark line in skin and must stay inside the mask.
+    """
+    size = crop.shape[0]
+    soft = cv2.GaussianBlur(crop, (0, 0), size / 50)
+    lab = cv2.cvtColor(soft.astype(np.float32) / 255, cv2.COLOR_RGB2LAB)
+    chroma = np.hypot(lab[..., 1] - tone.a, lab[..., 2] - tone.b)
+    chroma_limit = 15.0 + 1.2 * tone.spread
+    darkest = 0.40 * tone.lightness
+    outside = np.maximum(chroma / chroma_limit, 1.0 + (darkest - lab[..., 0]) / (0.25 * tone.lightness + 1e-6))
+    likeness = np.clip((1.25 - outside) / 0.4, 0.0, 1.0)
+    solid = cv2.morphologyEx(likeness, cv2.MORPH_CLOSE, cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (5, 5)))
+    return cv2.GaussianBlur(solid, (0, 0), size / 64)
+
+
+def blur_inside(crop: np.ndarray, mask: np.ndarray, sigma: float) -> np.ndarray:
+    """The crop with its skin blurred and the rest as it is, uint8 [size, size, 3].
+
+    A normalised convolution, so that neither hair nor lips bleed into the blurred skin. ``sigma`` in pixels.
+    """
+    weight = mask[..., None]
+    blurred = cv2.GaussianBlur(crop.astype(np.float32) * weight, (0, 0), sigma)
+    norm = cv2.GaussianBlur(mask, (0, 0), sigma)[..., None]
+    smooth = blurred / np.maximum(norm, 1e-4)
+    mixed = np.where(norm > 1e-3, weight * smooth + (1 - weight) * crop, crop)
+    return np.clip(np.rint(mixed), 0, 255).astype(np.uint8)

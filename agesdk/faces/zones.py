@@ -1,0 +1,242 @@
+"""The table of face zones, their crops, and how a caller names them.
+
+A zone is a square crop around a point of the face mesh, with a side in multiples of the *face scale* (the larger of
+the distance between the eyes and 0.95 × the distance from the eyes to the mouth), turned upright with the head's roll.
+Zones of the right half of the picture are mirrored, so that a model sees one kind of nasolabial fold only. Landmark
+numbers are MediaPipe FaceMesh's (468 points). "left" and "right" are sides of the picture, as a viewer sees them.
+
+Zones follow LDLA ("Locally Controlled Face Aging with Latent Diffusion Models"), section 3.
+"""
+
+from __future__ import annotations
+
+import difflib
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Literal
+
+import cv2
+import numpy as np
+
+from agesdk.errors import TargetError, ZoneError
+
+Side = Literal["left", "right", "centre"]
+Targets = Mapping[str, "float | None"] | float
+
+CROP_SIZE = 128
+"""Side of a zone crop in pixels (LDLA: 128 × 128)."""
+
+# Corners of both eyes and of the mouth, from the viewer's left to right.
+_EYE_LEFT, _EYE_RIGHT, _MOUTH = (33, 133), (362, 263), (61, 291)
+
+# The octagon inside which a crop may change, as fractions of the crop's side.
+_OCTAGON = ((0.27, 0.04), (0.73, 0.04), (0.96, 0.27), (0.96, 0.73), (0.73, 0.96), (0.27, 0.96), (0.04, 0.73), (0.04, 0.27))
+
+
+@dataclass(frozen=True)
+class Zone:
+    """One zone of the face.
+
+    ``anchors`` are the mesh points whose weighted mean is the crop's centre; ``offset`` moves it by multiples of the
+    face scale, outward from the face's middle line (or right, for a central zone) and down; ``side_length`` is the
+    crop's side in face scales; ``feather`` the polygon, in fractions of the crop, outside which nothing changes.
+    """
+
+    name: str
+    kind: str
+    side: Side
+    anchors: tuple[tuple[int, float], ...]
+    side_length: float
+    offset: tuple[float, float] = (0.0, 0.0)
+    groups: tuple[str, ...] = ("all",)
+    feather: tuple[tuple[float, float], ...] = _OCTAGON
+
+    @property
+    def mirrored(self) -> bool:
+        """Whether the crop is flipped left to right before a model sees it."""
+        return self.side == "right"
+
+
+def _mean(*points: int) -> tuple[tuple[int, float], ...]:
+    return tuple((point, 1.0 / len(points)) for point in points)
+
+
+def _pair(
+    kind: str, left: tuple[int, ...], right: tuple[int, ...], side_length: float, offset: tuple[float, float], half: str
+) -> tuple[Zone, Zone]:
+    return (
+        Zone(f"{kind}_left", kind, "left", _mean(*left), side_length, offset, ("all", half, "left")),
+        Zone(f"{kind}_right", kind, "right", _mean(*right), side_length, offset, ("all", half, "right")),
+    )
+
+
+ZONES: tuple[Zone, ...] = (
+    Zone("forehead", "forehead", "centre", ((151, 0.3), (10, 0.7)), 1.35, groups=("all", "top")),
+    Zone("glabella", "glabella", "centre", ((9, 0.6), (8, 0.4)), 0.80, groups=("all", "top")),
+    Zone("interocular", "interocular", "centre", _mean(6), 0.66, groups=("all", "top")),
+    *_pair("crows_feet", (33,), (263,), 0.78, (0.22, 0.03), "top"),
+    *_pair("under_eye", (33, 133), (263, 362), 0.80, (0.0, 0.30), "top"),
+    *_pair("nasolabial", (205, 206, 216, 203), (425, 426, 436, 423), 0.92, (-0.02, 0.04), "bottom"),
+    Zone("upper_lip", "upper_lip", "centre", _mean(164), 0.74, (0.0, 0.04), groups=("all", "bottom")),
+    *_pair("mouth_corner", (61,), (291,), 0.78, (0.06, 0.14), "bottom"),
+)
+
+ZONE_KINDS: tuple[str, ...] = tuple(dict.fromkeys(zone.kind for zone in ZONES))
+GROUPS: tuple[str, ...] = ("all", "top", "bottom", "left", "right")
+_BY_NAME = {zone.name: zone for zone in ZONES}
+
+
+def zone_by_name(name: str) -> Zone:
+    """The zone called ``name``; raises `ZoneError` with the nearest names otherwise."""
+    zone = _BY_NAME.get(name)
+    if zone is None:
+        raise _unknown(name, tuple(_BY_NAME))
+    return zone
+
+
+def _unknown(name: str, known: tuple[str, ...]) -> ZoneError:
+    close = difflib.get_close_matches(str(name).lower().replace("-", "_").replace("'", ""), known, n=1, cutoff=0.5)
+    hint = f"Did you mean '{close[0]}'?" if close else f"Known are {', '.join(known)}."
+    return ZoneError(f"'{name}' is not a face zone.", fix=hint)
+
+
+def expand(name: str) -> tuple[Zone, ...]:
+    """The zones behind a zone's name, a kind ("crows_feet" is both sides) or a group ("top", "left", "all").
+
+    Raises `ZoneError` with the nearest known name.
+    """
+    key = str(name).strip().lower().replace("-", "_")
+    found = tuple(zone for zone in ZONES if key in (zone.name, zone.kind) or key in zone.groups)
+    if not found:
+        raise _unknown(name, (*_BY_NAME, *(kind for kind in ZONE_KINDS if kind not in _BY_NAME), *GROUPS))
+    return found
+
+
+def resolve_targets(targets: Targets) -> dict[str, float]:
+    """Target score per zone name, in table order, from what a caller writes.
+
+    ``targets`` is one number for all zones, or a mapping from zone names, kinds or groups to scores in 0..1 or
+    ``None`` (leave untouched). The more specific name wins whatever the order: a group is overridden by a smaller
+    group, a group by a kind, a kind by a zone. Raises `ZoneError` for an unknown name, `TargetError` for a score that is not a
+    number in 0..1 or when no zone is left to treat.
+    """
+    mapping: Mapping[str, float | None] = targets if isinstance(targets, Mapping) else {"all": targets}
+    chosen: dict[str, tuple[int, float | None]] = {}
+    for name, value in mapping.items():
+        zones = expand(name)
+        score = None if value is None else _score(name, value)
+        for zone in zones:
+            if zone.name not in chosen or len(zones) <= chosen[zone.name][0]:
+                chosen[zone.name] = (len(zones), score)
+    resolved = {zone.name: chosen[zone.name][1] for zone in ZONES if zone.name in chosen}
+    result = {name: score for name, score in resolved.items() if score is not None}
+    if not result:
+        raise TargetError("No zone has a target.", fix="Give at least one, such as {'forehead': 0.8}, or one number for all.")
+    return result
+
+
+def _score(name: str, value: object) -> float:
+    if isinstance(value, bool) or not isinstance(value, (int, float, np.floating, np.integer)):
+        raise TargetError(f"The target of '{name}' is {value!r}, not a number.", fix="Give a score from 0 to 1, or None.")
+    score = float(value)
+    if not 0.0 <= score <= 1.0:  # also refuses NaN
+        hint = f"Did you mean {score / 100:g}? " if 1.0 < score <= 100.0 else ""
+        raise TargetError(f"The target of '{name}' is {score:g}, outside 0..1.", fix=f"{hint}Give a score from 0 to 1.")
+    return score
+
+
+def face_scale(landmarks: np.ndarray) -> float:
+    """Face scale in pixels: max(distance of the eye centres, 0.95 × distance from their middle to the mouth's).
+
+    landmarks: float [468, 2 or 3], pixels. Either distance shrinks when the head turns; the larger one stays.
+    """
+    left, right, mouth = _eyes_and_mouth(landmarks)
+    return float(max(np.linalg.norm(right - left), 0.95 * np.linalg.norm(mouth - (left + right) / 2)))
+
+
+def _eyes_and_mouth(landmarks: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    points = np.asarray(landmarks, np.float64)[:, :2]
+    return points[list(_EYE_LEFT)].mean(0), points[list(_EYE_RIGHT)].mean(0), points[list(_MOUTH)].mean(0)
+
+
+def crop_transform(landmarks: np.ndarray, zone: Zone, size: int = CROP_SIZE, margin: float = 1.0) -> np.ndarray:
+    """The affine map from crop pixels to image pixels, float64 [2, 3], pixel centres at whole numbers.
+
+    landmarks: float [468, 2 or 3], image pixels. ``margin`` widens the crop (1.25: a quarter more around the same
+    centre). A mirrored zone's map has a negative determinant.
+    """
+    points = np.asarray(landmarks, np.float64)[:, :2]
+    left, right, _ = _eyes_and_mouth(points)
+    scale = face_scale(points)
+    angle = math.atan2(right[1] - left[1], right[0] - left[0])
+    across = np.array([math.cos(angle), math.sin(angle)])
+    down = np.array([-across[1], across[0]])
+    outward = -across if zone.side == "left" else across
+    centre = sum((weight * points[index] for index, weight in zone.anchors), np.zeros(2))
+    centre = centre + scale * (zone.offset[0] * outward + zone.offset[1] * down)
+    step = margin * zone.side_length * scale / size
+    columns = np.stack([-across if zone.mirrored else across, down], axis=1) * step
+    origin = centre - columns @ np.full(2, (size - 1) / 2)
+    return np.concatenate([columns, origin[:, None]], axis=1)
+
+
+def pixels_per_crop_pixel(transform: np.ndarray) -> float:
+    """How many image pixels one crop pixel spans."""
+    return math.sqrt(abs(float(np.linalg.det(transform[:, :2]))))
+
+
+def extract_crop(image: np.ndarray, transform: np.ndarray, size: int = CROP_SIZE) -> np.ndarray:
+    """The crop that ``transform`` describes, antialiased, uint8 [size, size, 3]; outside the picture its edge repeats.
+
+    image: uint8 [H, W, 3]. Only the pixels under the crop are read.
+    """
+    step = pixels_per_crop_pixel(transform)
+    corners = transform[:, :2] @ np.array([[0, size - 1, 0, size - 1], [0, 0, size - 1, size - 1]], np.float64)
+    corners = corners + transform[:, 2:]
+    reach = math.ceil(2 * step) + 2
+    height, width = image.shape[:2]
+    x0, y0 = (int(v) for v in np.clip(np.floor(corners.min(1)) - reach, 0, [width - 1, height - 1]))
+    x1, y1 = (int(v) for v in np.clip(np.ceil(corners.max(1)) + reach, [x0 + 1, y0 + 1], [width, height]))
+    region = image[y0:y1, x0:x1]
+    local = transform.copy()
+    local[:, 2] -= (x0, y0)
+    shrink = int(step // 2)
+    if shrink > 1:  # a crop of a very large face: average blocks first, so that the rest costs the same at any size
+        small = (max(1, region.shape[1] // shrink), max(1, region.shape[0] // shrink))
+        factors = np.array([small[0] / region.shape[1], small[1] / region.shape[0]])
+        region = cv2.resize(region, small, interpolation=cv2.INTER_AREA)
+        local[:, :2] *= factors[:, None]
+        local[:, 2] = (local[:, 2] + 0.5) * factors - 0.5
+        step = pixels_per_crop_pixel(local)
+    samples = max(1, math.ceil(step))
+    fine = local.copy()
+    fine[:, :2] /= samples
+    fine[:, 2] = local[:, 2] + local[:, :2] @ np.full(2, (1 - samples) / (2 * samples))
+    method = cv2.INTER_CUBIC if samples == 1 else cv2.INTER_LINEAR
+    crop = cv2.warpAffine(
+        region, fine, (size * samples, size * samples), flags=method | cv2.WARP_INVERSE_MAP, borderMode=cv2.BORDER_REPLICATE
+    )
+    return crop if samples == 1 else cv2.resize(crop, (size, size), interpolation=cv2.INTER_AREA)
+
+
+def landmarks_in_crop(landmarks: np.ndarray, transform: np.ndarray) -> np.ndarray:
+    """Image landmarks in the crop's pixels, float64 [468, 2]."""
+    points = np.asarray(landmarks, np.float64)[:, :2]
+    return (points - transform[:, 2]) @ np.linalg.inv(transform[:, :2]).T
+
+
+@lru_cache(maxsize=64)
+def feather_mask(zone: Zone, size: int = CROP_SIZE) -> np.ndarray:
+    """How much each crop pixel may change, float32 [size, size] in 0..1: 0 outside the feather polygon, 1 well inside.
+
+    The ramp is a raised cosine over 14 % of the side, so that neither the edit nor its gradient has an edge.
+    """
+    polygon = np.round(np.array(zone.feather) * size).astype(np.int32)
+    inside = cv2.fillPoly(np.zeros((size, size), np.uint8), [polygon], 1)
+    distance = cv2.distanceTransform(inside, cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
+    ramp = np.clip(distance / (0.14 * size), 0.0, 1.0)
+    mask = (0.5 - 0.5 * np.cos(np.pi * ramp)).astype(np.float32)
+    mask.setflags(write=False)
+    return mask
