@@ -1,9 +1,9 @@
 """Bundles: the unit of deployment, a folder of typed ONNX graphs with a manifest.
 
 A bundle holds ``manifest.json``, ``components/<name>/model.onnx`` (and its external data), and may hold
-``tokenizer/``, ``tables/*.npz``, ``golden/<component>.npz`` and ``LICENSES.md``. Nothing in it is a pickle. Every file
-is listed with size and SHA-256, and :meth:`Bundle.open` checks them, and that no path and no graph leads out of the
-folder, before anything is opened.
+``tokenizer/``, ``tables/*.npz``, ``golden/<component>.npz`` and ``LICENSES.md``. Nothing in it is a pickle.
+Every file is listed with size and SHA-256, and :meth:`Bundle.open` checks them, and that no path and no graph
+leads out of the folder, before anything is opened.
 """
 
 from __future__ import annotations
@@ -13,14 +13,14 @@ import hashlib
 import logging
 import os
 import stat
-import tempfile
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 import numpy as np
 
-from .errors import BundleError, OutputError
+from . import atomic
+from .errors import BundleError
 from .manifest import (
     MANIFEST_NAME,
     MAX_MANIFEST_BYTES,
@@ -79,7 +79,9 @@ class Bundle:
     manifest: Manifest
 
     @classmethod
-    def open(cls, path: str | os.PathLike[str] | None = None, kind: str | None = None, verify: bool = True) -> Bundle:
+    def open(
+        cls, path: str | os.PathLike[str] | None = None, kind: str | None = None, verify: bool = True
+    ) -> Bundle:
         """Open a bundle folder.
 
         Parameters
@@ -89,8 +91,8 @@ class Bundle:
         kind:
             The kind that the caller needs; None accepts any.
         verify:
-            Check every file's size and SHA-256 and the graphs' external data. Without it only the manifest is read
-            and checked, and paths are still contained.
+            Check every file's size and SHA-256 and the graphs' external data. Without it only the manifest is
+            read and checked, and paths are still contained.
 
         Raises
         ------
@@ -127,7 +129,9 @@ class Bundle:
             size = path.stat().st_size
             if size != entry.size:
                 raise BundleError(
-                    f"{path} has {size} bytes", f"the manifest says {entry.size}: it was cut or altered", _REFETCH
+                    f"{path} has {size} bytes",
+                    f"the manifest says {entry.size}: it was cut or altered",
+                    _REFETCH,
                 )
             if _sha256(path) != entry.sha256:
                 raise BundleError(f"{path} was altered", "its SHA-256 is not the manifest's", _REFETCH)
@@ -168,7 +172,9 @@ class Bundle:
         return self._arrays(f"tables/{name}.npz")
 
     def golden(self, name: str) -> dict[str, np.ndarray]:
-        """The recorded input and output of the component: arrays named ``input.<name>`` and ``output.<name>``."""
+        """The recorded input and output of the component: arrays named ``input.<name>`` and
+        ``output.<name>``.
+        """
         return self._arrays(f"golden/{name}.npz")
 
     def _arrays(self, relative: str) -> dict[str, np.ndarray]:
@@ -222,7 +228,8 @@ def embedded_bundle(kind: str) -> Path:
 
 
 def write_manifest(folder: str | os.PathLike[str], manifest: Manifest) -> Manifest:
-    """Complete a manifest with the size and SHA-256 of every file in the folder, and write it last, atomically.
+    """Complete a manifest with the size and SHA-256 of every file in the folder, and write it last,
+    atomically.
 
     The components' graphs are checked as in :meth:`Bundle.verify`, so what is written can be opened.
 
@@ -242,18 +249,7 @@ def write_manifest(folder: str | os.PathLike[str], manifest: Manifest) -> Manife
     Bundle(folder, complete).verify()
     text = manifest_to_json(complete)
     manifest_from_json(text)
-    try:
-        descriptor, temporary = tempfile.mkstemp(dir=folder, prefix=".manifest-", suffix=".tmp")
-        try:
-            with os.fdopen(descriptor, "w", encoding="utf-8", newline="\n") as file:
-                file.write(text)
-            os.chmod(temporary, 0o644)
-            os.replace(temporary, folder / MANIFEST_NAME)
-        except BaseException:
-            os.unlink(temporary)
-            raise
-    except OSError as error:
-        raise OutputError(f"{folder / MANIFEST_NAME} can not be written", _reason(error)) from None
+    atomic.write_bytes(folder / MANIFEST_NAME, text.encode("utf-8"))
     return complete
 
 

@@ -1,7 +1,7 @@
 """Errors: what happened, why, and what to do about it.
 
-Every error that agesdk raises on purpose derives from :class:`AgeSDKError`, one class per kind of failure, so a
-caller can catch exactly what it can handle.
+Every error that agesdk raises on purpose derives from :class:`AgeSDKError`, one class per kind of failure, so
+a caller can catch exactly what it can handle.
 """
 
 from __future__ import annotations
@@ -27,7 +27,8 @@ class AgeSDKError(Exception):
         self.fix = fix
 
     def __str__(self) -> str:
-        return " ".join(_sentence(part) for part in (self.what, self.why, self.fix) if part)
+        statement = ": ".join(part for part in (self.what, self.why) if part)
+        return " ".join(_sentence(part) for part in (statement, self.fix) if part)
 
 
 class UsageError(AgeSDKError):
@@ -51,7 +52,9 @@ class FaceError(AgeSDKError):
         What was measured, by name: for instance ``{"yaw": 71.0}`` (degrees) or ``{"size": 31.0}`` (pixels).
     """
 
-    def __init__(self, what: str, why: str = "", fix: str = "", measured: dict[str, float] | None = None) -> None:
+    def __init__(
+        self, what: str, why: str = "", fix: str = "", measured: dict[str, float] | None = None
+    ) -> None:
         super().__init__(what, why, fix)
         self.measured = dict(measured or {})
 
@@ -71,7 +74,9 @@ class BackendError(AgeSDKError):
 class Cancelled(AgeSDKError):
     """The progress callback asked to stop; nothing was written."""
 
-    def __init__(self, what: str = "Cancelled by the progress callback", why: str = "", fix: str = "") -> None:
+    def __init__(
+        self, what: str = "Cancelled by the progress callback", why: str = "", fix: str = ""
+    ) -> None:
         super().__init__(what, why, fix)
 
 

@@ -1,7 +1,8 @@
 """The manifest of a bundle: frozen dataclasses that are the schema, and their parsing.
 
-The dataclasses validate themselves, so a manifest that exists is valid, whether it was read or made by an exporter.
-Tensor layouts and the meaning of the components are described in the documentation of each bundle kind.
+The dataclasses validate themselves, so a manifest that exists is valid, whether it was read or made by an
+exporter. Tensor layouts and the meaning of the components are described in the documentation of each bundle
+kind.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import json
 import math
 import re
 from dataclasses import dataclass, field
-from typing import Any, Literal, Union, get_args
+from typing import Any, Literal, TypeAlias, get_args
 
 from . import strict_json
 from .errors import BundleError
@@ -42,20 +43,20 @@ class TensorSpec:
 
     def __post_init__(self) -> None:
         _require(bool(self.name) and len(self.name) <= 256, "name", "must have 1 to 256 characters")
-        _require(self.dtype in get_args(Dtype), "dtype", f"is {self.dtype!r}, expected one of {get_args(Dtype)}")
+        _one_of("dtype", self.dtype, get_args(Dtype))
         for index, axis in enumerate(self.shape):
             if isinstance(axis, str):
-                _require(bool(_IDENTIFIER.fullmatch(axis)), f"shape[{index}]", f"is {axis!r}, not a symbol name")
+                _require(bool(_IDENTIFIER.fullmatch(axis)), f"shape[{index}]", f"is {axis!r}, not a symbol")
             else:
-                _require(0 < axis < 2**31, f"shape[{index}]", f"is {axis}, expected a positive size")
+                _in_range(f"shape[{index}]", axis, 1, 2**31)
 
 
 @dataclass(frozen=True)
 class Component:
     """One graph of a bundle.
 
-    ``files[0]`` is the ``.onnx`` file, the others are its external data. ``profile`` gives (min, opt, max) for every
-    symbolic axis of the inputs.
+    ``files[0]`` is the ``.onnx`` file, the others are its external data. ``profile`` gives (min, opt, max)
+    for every symbolic axis of the inputs.
     """
 
     name: str = field(metadata=strict_json.INJECTED)
@@ -67,7 +68,7 @@ class Component:
 
     def __post_init__(self) -> None:
         _require(bool(_IDENTIFIER.fullmatch(self.name)), "", f"has the name {self.name!r}, not an identifier")
-        _require(self.precision in get_args(Precision), "precision", f"is {self.precision!r}")
+        _one_of("precision", self.precision, get_args(Precision))
         _require(bool(self.files), "files", "is empty, expected the .onnx file")
         _require(self.files[0].endswith(".onnx"), "files[0]", f"is {self.files[0]!r}, expected an .onnx file")
         for index, path in enumerate(self.files):
@@ -88,7 +89,7 @@ class Component:
 
 @dataclass(frozen=True)
 class FileEntry:
-    """A file of the bundle: POSIX path relative to the bundle, size in bytes, lower-case hexadecimal SHA-256."""
+    """A file of the bundle: POSIX path relative to the bundle, size in bytes, lower-case hex SHA-256."""
 
     path: str
     size: int
@@ -96,7 +97,7 @@ class FileEntry:
 
     def __post_init__(self) -> None:
         check_relative_path(self.path, "path")
-        _require(0 <= self.size < 2**62, "size", f"is {self.size}, expected a number of bytes")
+        _in_range("size", self.size, 0, 2**62)
         _require(bool(_SHA256.fullmatch(self.sha256)), "sha256", "is not 64 lower-case hexadecimal digits")
 
 
@@ -116,17 +117,16 @@ class SchedulerSettings:
     original_inference_steps: int = 50
 
     def __post_init__(self) -> None:
-        _require(1 <= self.num_train_timesteps <= 100_000, "num_train_timesteps", f"is {self.num_train_timesteps}")
-        betas = 0.0 < self.beta_start <= self.beta_end < 1.0
-        _require(betas, "beta_start", f"and beta_end are {self.beta_start} and {self.beta_end}: 0 < start <= end < 1")
-        _require(0 <= self.steps_offset < self.num_train_timesteps, "steps_offset", f"is {self.steps_offset}")
-        steps = 1 <= self.original_inference_steps <= self.num_train_timesteps
-        _require(steps, "original_inference_steps", f"is {self.original_inference_steps}")
+        _in_range("num_train_timesteps", self.num_train_timesteps, 1, 100_000)
+        _in_range("beta_start", self.beta_start, 1e-8, 0.999)
+        _in_range("beta_end", self.beta_end, self.beta_start, 0.999)
+        _in_range("steps_offset", self.steps_offset, 0, self.num_train_timesteps - 1)
+        _in_range("original_inference_steps", self.original_inference_steps, 1, self.num_train_timesteps)
 
 
 @dataclass(frozen=True)
 class ZoneAgingDefaults:
-    """What ``age`` uses where the caller says nothing: img2img steps, strength in 0..1, guidance scale >= 0."""
+    """What ``age`` uses where the caller says nothing: steps, strength in 0..1, guidance scale >= 0."""
 
     steps: int
     strength: float
@@ -134,14 +134,12 @@ class ZoneAgingDefaults:
     sequential: bool = False
 
     def __post_init__(self) -> None:
-        _require(1 <= self.steps <= 1000, "steps", f"is {self.steps}, expected 1 to 1000")
-        _require(0.0 < self.strength <= 1.0, "strength", f"is {self.strength}, expected 0 < strength <= 1")
-        _require(0.0 <= self.guidance_scale <= 50.0, "guidance_scale", f"is {self.guidance_scale}, expected 0 to 50")
+        _check_sampling(self.steps, self.strength, self.guidance_scale)
 
 
 @dataclass(frozen=True)
 class TextCondition:
-    """Condition by CLIP text. ``templates`` has ``full`` and ``zone`` and may have ``full_ethnicity`` and others."""
+    """Condition by CLIP text; ``templates`` has ``full`` and ``zone``, and may have ``full_ethnicity``."""
 
     templates: dict[str, str]
     type: Literal["text"] = "text"
@@ -178,12 +176,10 @@ class RefinerSettings:
     guidance_scale: float = 1.0
 
     def __post_init__(self) -> None:
-        _require(0.0 < self.strength <= 1.0, "strength", f"is {self.strength}, expected 0 < strength <= 1")
-        _require(1 <= self.steps <= 1000, "steps", f"is {self.steps}, expected 1 to 1000")
-        _require(0.0 <= self.guidance_scale <= 50.0, "guidance_scale", f"is {self.guidance_scale}, expected 0 to 50")
+        _check_sampling(self.steps, self.strength, self.guidance_scale)
 
 
-Curve = tuple[tuple[float, float], ...]
+Curve: TypeAlias = tuple[tuple[float, float], ...]
 """A monotone piecewise-linear function: (x, y) with x strictly increasing and y not decreasing."""
 
 
@@ -191,8 +187,9 @@ Curve = tuple[tuple[float, float], ...]
 class ZoneAgingSettings:
     """Everything the zone-aging runtime needs to know beside the graphs.
 
-    ``blur_sigma`` is in crop pixels. ``calibration[zone]`` maps a wanted target in 0..1 to the score fed to the model,
-    ``score_calibration[zone]`` the output of ScoreNet to a score in 0..1; an absent zone means identity.
+    ``blur_sigma`` is in crop pixels. ``calibration[zone]`` maps a wanted target in 0..1 to the score fed to
+    the model, ``score_calibration[zone]`` the output of ScoreNet to a score in 0..1; an absent zone means
+    identity.
     """
 
     mode: Literal["plain", "conditioned"]
@@ -210,16 +207,16 @@ class ZoneAgingSettings:
     refiner: RefinerSettings | None = None
 
     def __post_init__(self) -> None:
-        _require(1 <= self.latent_channels <= 256, "latent_channels", f"is {self.latent_channels}")
-        _require(1 <= self.vae_scale_factor <= 64, "vae_scale_factor", f"is {self.vae_scale_factor}")
-        _require(16 <= self.crop_size <= 4096, "crop_size", f"is {self.crop_size}, expected 16 to 4096")
+        _in_range("latent_channels", self.latent_channels, 1, 256)
+        _in_range("vae_scale_factor", self.vae_scale_factor, 1, 64)
+        _in_range("crop_size", self.crop_size, 16, 4096)
         divides = self.crop_size % self.vae_scale_factor == 0
         _require(divides, "crop_size", f"is {self.crop_size}, not a multiple of {self.vae_scale_factor}")
-        _require(0.0 <= self.blur_sigma <= 64.0, "blur_sigma", f"is {self.blur_sigma}, expected 0 to 64")
+        _in_range("blur_sigma", self.blur_sigma, 0.0, 64.0)
         _check_names(self.zones, "zones", allow_empty=False)
         if isinstance(self.condition, LearnedCondition):
             for zone in self.zones:
-                _require(zone in self.condition.zones, "condition.zones", f"does not contain the zone {zone!r}")
+                _require(zone in self.condition.zones, "condition.zones", f"lacks the zone {zone!r}")
         for key, curves in (("calibration", self.calibration), ("score_calibration", self.score_calibration)):
             for zone, curve in curves.items():
                 _require(zone in self.zones, f"{key}.{zone}", "is not one of the bundle's zones")
@@ -228,7 +225,7 @@ class ZoneAgingSettings:
 
 @dataclass(frozen=True)
 class FaceAnalysisSettings:
-    """Thresholds of the face-analysis bundle: detector and landmark confidences in 0..1, overlap (IoU) in 0..1."""
+    """Thresholds in 0..1: confidence of the detector, of the landmarks, and overlap (IoU) of two faces."""
 
     detector_threshold: float = 0.5
     landmark_threshold: float = 0.5
@@ -236,11 +233,10 @@ class FaceAnalysisSettings:
 
     def __post_init__(self) -> None:
         for name in ("detector_threshold", "landmark_threshold", "overlap_threshold"):
-            value = getattr(self, name)
-            _require(0.0 <= value <= 1.0, name, f"is {value}, expected 0 to 1")
+            _in_range(name, getattr(self, name), 0.0, 1.0)
 
 
-Settings = Union[ZoneAgingSettings, FaceAnalysisSettings]
+Settings: TypeAlias = ZoneAgingSettings | FaceAnalysisSettings
 SETTINGS_OF_KIND: dict[str, tuple[str, type[Settings]]] = {
     "zone-aging": ("zone_aging", ZoneAgingSettings),
     "face-analysis": ("face_analysis", FaceAnalysisSettings),
@@ -263,18 +259,18 @@ class Manifest:
 
     def __post_init__(self) -> None:
         _require(self.schema == SCHEMA_VERSION, "schema", f"is {self.schema}, expected {SCHEMA_VERSION}")
-        _require(self.kind in SETTINGS_OF_KIND, "kind", f"is {self.kind!r}, expected one of {list(SETTINGS_OF_KIND)}")
+        _one_of("kind", self.kind, tuple(SETTINGS_OF_KIND))
         key, settings_class = SETTINGS_OF_KIND[self.kind]
         _require(isinstance(self.settings, settings_class), key, f"does not belong to the kind {self.kind}")
         for label, text in (("name", self.name), ("version", self.version)):
-            _require(bool(_NAME.fullmatch(text)), label, f"is {text!r}: letters, digits and . _ - are allowed")
+            _require(bool(_NAME.fullmatch(text)), label, f"is {text!r}, expected letters, digits and . _ -")
         for name, component in self.components.items():
             _require(name == component.name, f"components.{name}", f"carries the name {component.name!r}")
         if self.files:
             self._check_files()
         if isinstance(self.settings, ZoneAgingSettings) and self.settings.refiner is not None:
             name = self.settings.refiner.component
-            _require(name in self.components, f"{key}.refiner.component", f"names {name!r}, which is not a component")
+            _require(name in self.components, f"{key}.refiner.component", f"is {name!r}, not a component")
 
     def _check_files(self) -> None:
         listed: set[str] = set()
@@ -285,7 +281,7 @@ class Manifest:
         exact = {entry.path for entry in self.files}
         for name, component in self.components.items():
             for index, path in enumerate(component.files):
-                _require(path in exact, f"components.{name}.files[{index}]", f"is {path!r}, not among the files")
+                _require(path in exact, f"components.{name}.files[{index}]", f"is {path!r}, not in files")
 
 
 def manifest_from_json(text: str) -> Manifest:
@@ -344,7 +340,7 @@ class _FileManifest:
 
 
 def check_relative_path(path: str, where: str) -> None:
-    """Refuse anything but a plain relative POSIX path: absolute, ``..``, drive, backslash, control character."""
+    """Refuse anything but a plain relative POSIX path, valid on every system."""
     parts = path.split("/")
     plain = (
         0 < len(path) <= 512
@@ -364,9 +360,24 @@ def _check_names(names: tuple[str, ...], where: str, allow_empty: bool) -> None:
 
 def _check_curve(curve: Curve, where: str) -> None:
     _require(len(curve) >= 2, where, "needs at least two points")
-    _require(all(math.isfinite(value) for point in curve for value in point), where, "has a number that is not finite")
+    _require(all(math.isfinite(value) for point in curve for value in point), where, "is not finite")
     for (x0, y0), (x1, y1) in itertools.pairwise(curve):
         _require(x0 < x1 and y0 <= y1, where, f"is not increasing between {(x0, y0)} and {(x1, y1)}")
+
+
+def _check_sampling(steps: int, strength: float, guidance_scale: float) -> None:
+    _in_range("steps", steps, 1, 1000)
+    _in_range("strength", strength, 1e-6, 1.0)
+    _in_range("guidance_scale", guidance_scale, 0.0, 50.0)
+
+
+def _one_of(where: str, value: str, choices: tuple[str, ...]) -> None:
+    _require(value in choices, where, f"is {value!r}, expected one of {', '.join(choices)}")
+
+
+def _in_range(where: str, value: float, low: float, high: float) -> None:
+    # Written so that NaN fails too.
+    _require(low <= value <= high, where, f"is {value}, expected {low} to {high}")
 
 
 def _require(condition: bool, where: str, problem: str) -> None:

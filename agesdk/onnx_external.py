@@ -1,9 +1,9 @@
 """Which external data files an ONNX graph refers to, read without the ``onnx`` package.
 
-A graph may point its weights at any path (``external_data`` with a ``location``), and older ONNX Runtimes follow it
-out of the model's folder. A bundle is trusted only if every location is one of its listed, hashed files, so the
-protobuf is walked here: a message is a sequence of (field number, wire type, value), and only the fields that can
-contain a ``TensorProto`` are descended into. Field numbers are those of ``onnx.proto``.
+A graph may point its weights at any path (``external_data`` with a ``location``), and older ONNX Runtimes
+follow it out of the model's folder. A bundle is trusted only if every location is one of its listed, hashed
+files, so the protobuf is walked here: a message is a sequence of (field number, wire type, value), and only
+the fields that can contain a ``TensorProto`` are descended into. Field numbers are those of ``onnx.proto``.
 """
 
 from __future__ import annotations

@@ -1,8 +1,10 @@
-"""Strict JSON: text into plain values, and plain values into frozen dataclasses, with errors that name the place.
+"""Strict JSON: text into plain values, and plain values into frozen dataclasses, with errors that name the
+place.
 
-``json.loads`` accepts duplicated keys, ``NaN`` and numbers that become infinite; a file that decides which graphs
-are run should not. :func:`decode` builds dataclasses from their type hints, so a schema is written once, as
-dataclasses, and an unknown key, a missing key or a wrong type is reported as ``components.denoise.inputs[2].dtype``.
+``json.loads`` accepts duplicated keys, ``NaN`` and numbers that become infinite; a file that decides which
+graphs are run should not. :func:`decode` builds dataclasses from their type hints, so a schema is written
+once, as dataclasses, and an unknown key, a missing key or a wrong type is reported as
+``components.denoise.inputs[2].dtype``.
 """
 
 from __future__ import annotations
@@ -37,7 +39,7 @@ class Invalid(BundleError):
 
 
 def parse(text: str) -> Any:
-    """Parse JSON text; refuse duplicated keys, non-finite or huge numbers, lone surrogates and deep nesting."""
+    """Parse JSON text; refuse duplicated keys, infinite or huge numbers, lone surrogates and deep nesting."""
     try:
         document = json.loads(
             text,
@@ -57,7 +59,7 @@ def parse(text: str) -> Any:
 
 
 def decode(kind: type[_T], value: Any, path: str = "") -> _T:
-    """Build a value of the annotated type ``kind`` from parsed JSON, or raise :class:`Invalid` with its path."""
+    """Build a value of the annotated type ``kind`` from parsed JSON, or raise Invalid with its path."""
     return typing.cast(_T, _decode(kind, value, path))
 
 
