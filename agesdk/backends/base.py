@@ -1,14 +1,15 @@
 """The `Engine` protocol, the checks every backend shares, and `load_engine`.
 
-An engine runs one component of a bundle. What it returns stays where the backend keeps it (host memory, a GPU) and
-may be fed to another engine of the same backend; only `to_host` brings it back. The provider asked for is the
-provider used, or a `BackendError` says why not and what to install.
+An engine runs one component of a bundle. What it returns stays where the backend keeps it (host memory, a
+GPU) and may be fed to another engine of the same backend; only `to_host` brings it back. The provider asked
+for is the provider used, or a `BackendError` says why not and what to install.
 """
 
 from __future__ import annotations
 
 import difflib
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from typing import Any, Protocol, TypeAlias
 
 import numpy as np
@@ -31,11 +32,14 @@ class Engine(Protocol):
         The component's name in the bundle.
     inputs, outputs:
         Name, dtype and symbolic shape of every tensor, as the manifest states them.
+    profile:
+        (min, opt, max) of every symbolic axis.
     """
 
     name: str
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
+    profile: dict[str, tuple[int, int, int]]
 
     def run(self, feeds: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Run the graph on exactly the inputs it declares; every output, by name, on the backend's device.
@@ -95,6 +99,39 @@ def load_engine(
     )
 
 
+def batch_slices(engine: Engine, count: int, copies: int = 1) -> list[slice]:
+    """Cut `count` rows into as few parts of nearly equal size as the engine's largest batch allows.
+
+    ``copies`` is how often each row stands in a batch (2 for guidance).
+    """
+    axis = engine.inputs[0].shape[0]
+    largest = axis if isinstance(axis, int) else engine.profile[axis][2]
+    if largest < copies:
+        raise BackendError(
+            f'A batch of {copies} is needed of component "{engine.name}".',
+            f"Its largest is {largest}.",
+            "Export the bundle with a larger batch, or use a guidance scale of 1.",
+        )
+    parts = -(-count // (largest // copies))
+    edges = [count * part // parts for part in range(parts + 1)]
+    return [slice(start, stop) for start, stop in pairwise(edges)]
+
+
+def run_batched(engine: Engine, feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Run any number of rows (the first axis of every feed) and bring every output to the host.
+
+    Rows beyond the engine's largest batch are run in parts.
+    """
+    count = len(next(iter(feeds.values())))
+    parts = []
+    for rows in batch_slices(engine, count):
+        outputs = engine.run({name: array[rows] for name, array in feeds.items()})
+        parts.append({name: engine.to_host(tensor) for name, tensor in outputs.items()})
+    if len(parts) == 1:
+        return parts[0]
+    return {spec.name: np.concatenate([part[spec.name] for part in parts]) for spec in engine.outputs}
+
+
 def check_feeds(component: Component, described: Mapping[str, tuple[str, tuple[int, ...]]]) -> None:
     """Compare feeds with a component's inputs.
 
@@ -106,8 +143,8 @@ def check_feeds(component: Component, described: Mapping[str, tuple[str, tuple[i
     Raises
     ------
     BackendError
-        The first difference: a missing or unknown name, a dtype, a rank, a fixed dimension, one symbol with two
-        sizes, or a size outside the component's profile.
+        The first difference: a missing or unknown name, a dtype, a rank, a fixed dimension, one symbol with
+        two sizes, or a size outside the component's profile.
     """
     where = f'component "{component.name}"'
     expected = {spec.name: spec for spec in component.inputs}

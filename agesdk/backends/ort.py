@@ -1,7 +1,8 @@
 """ONNX Runtime as a backend: on the CPU as the default, on NVIDIA GPUs through its execution providers.
 
-ONNX Runtime falls back to the CPU without an error when a provider fails to load, and lists the providers it was
-compiled with, not those that work. Here the providers of the created session are compared with the one asked for.
+ONNX Runtime falls back to the CPU without an error when a provider fails to load, and lists the providers it
+was compiled with, not those that work. Here the providers of the created session are compared with the one
+asked for.
 """
 
 from __future__ import annotations
@@ -31,8 +32,10 @@ PROVIDERS: dict[str, tuple[str, str]] = {
     ),
     "tensorrt-rtx": (
         "NvTensorRTRTXExecutionProvider",
-        ("Install an ONNX Runtime built with the TensorRT-RTX provider and the TensorRT-RTX libraries; "
-        "or use provider='cpu'."),
+        (
+            "Install an ONNX Runtime built with the TensorRT-RTX provider and the TensorRT-RTX libraries; "
+            "or use provider='cpu'."
+        ),
     ),
 }
 """Provider name -> (ONNX Runtime's name, what to install)."""
@@ -63,6 +66,7 @@ class OrtEngine:
         self.provider = provider
         self.inputs = self._component.inputs
         self.outputs = self._component.outputs
+        self.profile = self._component.profile
         self._output_names = [spec.name for spec in self.outputs]
         self._on_host = provider == "cpu"
         self._ort = _import_onnxruntime()
@@ -123,7 +127,7 @@ class OrtEngine:
         return session
 
     def _check_session(self) -> None:
-        """The graph's own inputs and outputs must be those the manifest states (symbols may differ in name)."""
+        """The graph's inputs and outputs must be those the manifest states (symbols may differ in name)."""
         for kind, specs, nodes in (
             ("inputs", self.inputs, self._session.get_inputs()),
             ("outputs", self.outputs, self._session.get_outputs()),

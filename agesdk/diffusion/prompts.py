@@ -1,8 +1,9 @@
 """Prompts and their tokens, for bundles whose condition is CLIP text.
 
-Templates come from the manifest and have the placeholders ``{zone}``, ``{score}`` (whole percent) and ``{ethnicity}``,
-as in "image of {zone} wrinkles with an aging score of {score}%". Tokens are CLIP's byte-pair encoding (Radford et al.
-2021; lower-cased, at most 77 tokens with start and end), through the `tokenizers` package, which is imported only here.
+Templates come from the manifest and have the placeholders ``{zone}``, ``{score}`` (whole percent) and
+``{ethnicity}``, as in "image of {zone} wrinkles with an aging score of {score}%". Tokens are CLIP's byte-pair
+encoding (Radford et al. 2021; lower-cased, at most 77 tokens with start and end), through the `tokenizers`
+package, which is imported only here.
 """
 
 from __future__ import annotations
@@ -55,7 +56,9 @@ def zone_prompt(condition: TextCondition, zone: str) -> str:
 
 
 def null_prompt(condition: TextCondition, zone: str) -> str:
-    """The prompt that guidance leads away from: the template ``null`` or else, as in diffusers, no text at all."""
+    """The prompt that guidance leads away from: the template ``null`` or else, as in diffusers, no text at
+    all.
+    """
     return _fill(condition.templates.get("null", ""), {"zone": _words(condition, zone)})
 
 
@@ -78,8 +81,9 @@ def _fill(template: str, values: Mapping[str, str]) -> str:
 class ClipTokenizer:
     """CLIP's tokenizer from a bundle's ``tokenizer/`` folder.
 
-    The folder has ``tokenizer.json``, or ``vocab.json`` and ``merges.txt``. The padding token is the ``pad_token`` of
-    ``tokenizer_config.json`` or ``special_tokens_map.json``, and the end token where neither names one.
+    The folder has ``tokenizer.json``, or ``vocab.json`` and ``merges.txt``. The padding token is the
+    ``pad_token`` of ``tokenizer_config.json`` or ``special_tokens_map.json``, and the end token where neither
+    names one.
     """
 
     def __init__(self, bundle: Bundle) -> None:

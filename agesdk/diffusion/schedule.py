@@ -4,14 +4,16 @@ Every sampler here is linear in the sample, the model's output and fresh noise, 
 
     next = c_sample * sample + c_out * model(c_in * sample, timestep) + c_noise * noise
 
-whether the model predicts the noise (epsilon) or the velocity (v): v too is linear in sample and output. A sampler
-is one short pure function from settings to a `Schedule`; the loop that applies it is in `denoiser.py`.
+whether the model predicts the noise (epsilon) or the velocity (v): v too is linear in sample and output. A
+sampler is one short pure function from settings to a `Schedule`; the loop that applies it is in
+`denoiser.py`.
 
 Strength has the meaning of diffusers' image-to-image pipelines. For DDIM and Euler ancestral the last
 `int(steps * strength)` of `steps` timesteps are run; for LCM `steps` timesteps are spread over the last
 `int(original_inference_steps * strength)` steps of the distillation schedule, so all of them are run.
 
-`a` below is the cumulative product of the alphas (Ho et al. 2020), sigma = sqrt((1 - a) / a). Float64 throughout.
+`a` below is the cumulative product of the alphas (Ho et al. 2020), sigma = sqrt((1 - a) / a). Float64
+throughout.
 """
 
 from __future__ import annotations
@@ -43,7 +45,9 @@ class Step:
 
 @dataclass(frozen=True)
 class Schedule:
-    """The start of an image-to-image run, `sample = start_latents * latents + start_noise * noise`, and its steps."""
+    """The start of an image-to-image run, `sample = start_latents * latents + start_noise * noise`, and its
+    steps.
+    """
 
     start_latents: float
     start_noise: float
@@ -113,10 +117,11 @@ def ddim(settings: SchedulerSettings, steps: int, strength: float) -> Schedule:
 
 
 def euler_ancestral(settings: SchedulerSettings, steps: int, strength: float) -> Schedule:
-    """Ancestral sampling with Euler steps in the sigma parameterisation (Karras et al. 2022, arXiv:2206.00364).
+    """Ancestral sampling with Euler steps in the sigma parameterisation (Karras et al. 2022,
+    arXiv:2206.00364).
 
-    The sample is x = x0 + sigma * noise; the model sees x / sqrt(sigma^2 + 1). Each step goes down to sigma_down and
-    adds sigma_up of fresh noise, where sigma_up^2 + sigma_down^2 = sigma_next^2.
+    The sample is x = x0 + sigma * noise; the model sees x / sqrt(sigma^2 + 1). Each step goes down to
+    sigma_down and adds sigma_up of fresh noise, where sigma_up^2 + sigma_down^2 = sigma_next^2.
     """
     alphas = alphas_cumprod(settings)
     timesteps = _spaced_timesteps(settings, steps)
@@ -140,8 +145,8 @@ def euler_ancestral(settings: SchedulerSettings, steps: int, strength: float) ->
 def lcm(settings: SchedulerSettings, steps: int, strength: float) -> Schedule:
     """Multistep latent consistency sampling (Luo et al. 2023, arXiv:2310.04378, algorithm 3).
 
-    Every step jumps to the predicted clean latent, c_skip * x + c_boundary * x0, and back to the next timestep with
-    fresh noise; the last one stays.
+    Every step jumps to the predicted clean latent, c_skip * x + c_boundary * x0, and back to the next
+    timestep with fresh noise; the last one stays.
     """
     alphas = alphas_cumprod(settings)
     original = settings.original_inference_steps
@@ -189,11 +194,12 @@ def alphas_cumprod(settings: SchedulerSettings) -> np.ndarray:
         betas = np.minimum(1.0 - bar[1:] / bar[:-1], 0.999)
     else:
         raise BundleError(f'The beta schedule "{settings.beta_schedule}" is unknown.')
-    return np.cumprod(1.0 - betas)
+    product: np.ndarray = np.cumprod(1.0 - betas)
+    return product
 
 
 def _spaced_timesteps(settings: SchedulerSettings, steps: int) -> np.ndarray:
-    """float64 [steps], falling: Lin et al. 2023 (arXiv:2305.08891), table 2. Only linspace gives fractions."""
+    """float64 [steps], falling (Lin et al. 2023, arXiv:2305.08891, table 2); only linspace has fractions."""
     n = settings.num_train_timesteps
     if settings.timestep_spacing == "linspace":
         return np.linspace(0.0, n - 1.0, steps)[::-1]
@@ -201,7 +207,7 @@ def _spaced_timesteps(settings: SchedulerSettings, steps: int) -> np.ndarray:
         spaced = np.arange(steps)[::-1] * float(n // steps) + settings.steps_offset
         return np.minimum(spaced, n - 1.0)
     if settings.timestep_spacing == "trailing":
-        return np.round(n - np.arange(steps) * (n / steps)) - 1.0
+        return np.asarray(np.round(n - np.arange(steps) * (n / steps)) - 1.0)
     raise BundleError(f'The timestep spacing "{settings.timestep_spacing}" is unknown.')
 
 

@@ -17,7 +17,8 @@ from agesdk.errors import BundleError, UsageError
 CONDITION = TextCondition(
     templates={
         "full": "image of {zone} wrinkles with an aging score of {score}%",
-        "full_ethnicity": "image of {zone} wrinkles with an aging score of {score}% for a person of {ethnicity} ethnicity",
+        "full_ethnicity": "image of {zone} wrinkles with an aging score of {score}%"
+        " for a person of {ethnicity} ethnicity",
         "zone": "image of {zone}",
     },
     zone_names={"crows_feet": "crow's feet"},
@@ -65,9 +66,8 @@ def write_vocabulary(folder: Path, merges: list[tuple[str, str]]) -> None:
     (folder / "merges.txt").write_text("\n".join(lines) + "\n", "utf-8")
 
 
-SMALL_MERGES = [("i", "m"), ("a", "g"), ("im", "ag"), ("imag", "e</w>"), ("o", "f</w>"), ("w", "r"), ("f", "o"),
-                ("fo", "r"), ("for", "e"), ("i", "n"), ("in", "k"), ("wr", "ink"), ("l", "e"), ("le", "s</w>"),
-                ("a", "n</w>"), ("s", "c"), ("sc", "o")]  # fmt: skip
+_MERGES = "i m,a g,im ag,imag e</w>,o f</w>,w r,f o,fo r,for e,i n,in k,wr ink,l e,le s</w>,a n</w>,s c,sc o"
+SMALL_MERGES = [tuple(merge.split()) for merge in _MERGES.split(",")]
 
 
 def clip_merges() -> list[tuple[str, str]] | None:

@@ -1,4 +1,6 @@
-"""The tables of steps against diffusers' own schedulers, driven the way its image-to-image pipelines drive them."""
+"""The tables of steps against diffusers' own schedulers, driven the way its image-to-image pipelines drive
+them.
+"""
 
 from __future__ import annotations
 
@@ -65,7 +67,7 @@ def run_diffusers(
     noise: list[np.ndarray],
     monkeypatch,
 ) -> list[np.ndarray]:
-    """The loop of diffusers' img2img pipelines, in float64, with the given noise in place of its generator's."""
+    """The loop of diffusers' img2img pipelines, in float64, with the given noise for its generator's."""
     scheduler = diffusers_scheduler(settings)
     if settings.sampler == "lcm":
         scheduler.set_timesteps(steps, strength=strength)
@@ -83,7 +85,8 @@ def run_diffusers(
     trajectory = [sample.numpy()]
     for t in timesteps:
         out = model(scheduler.scale_model_input(sample, t).numpy(), float(t))
-        # The last ancestral step draws noise that its zero sigma_up discards; one spare array is there for it.
+        # The last ancestral step draws noise that its zero sigma_up discards; one spare array is there for
+        # it.
         sample = scheduler.step(torch.from_numpy(out), t, sample).prev_sample.double()
         trajectory.append(sample.numpy())
     return trajectory
@@ -143,7 +146,7 @@ def test_the_papers_setting_runs_eight_steps():
 @pytest.mark.parametrize("sampler", ["ddim", "euler_ancestral", "lcm"])
 @pytest.mark.parametrize("prediction_type", PREDICTIONS)
 def test_a_perfect_model_gives_the_clean_latent(sampler, prediction_type):
-    """With the true noise (or velocity) as the model's output and no fresh noise, the last step ends at x0."""
+    """With the true noise (or velocity) for the output and no fresh noise, the last step ends at x0."""
     settings = replace(SETTINGS, sampler=sampler, prediction_type=prediction_type, set_alpha_to_one=True)
     alphas = alphas_cumprod(settings)
     schedule = make_schedule(settings, 5, 0.8)

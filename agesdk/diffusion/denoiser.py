@@ -1,0 +1,106 @@
+"""The denoising loop: a `Schedule` applied by an exported step that holds both the model and the sampler's
+update.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+import numpy as np
+
+from agesdk.backends.base import Engine, Tensor, batch_slices
+from agesdk.diffusion.schedule import Schedule, Step
+from agesdk.errors import BundleError
+
+
+def denoise(
+    engine: Engine,
+    schedule: Schedule,
+    latents: np.ndarray,
+    noise: np.ndarray,
+    condition: np.ndarray,
+    null_condition: np.ndarray | None = None,
+    guidance_scale: float = 1.0,
+    extra: Mapping[str, np.ndarray] | None = None,
+    on_step: Callable[[int], None] | None = None,
+) -> np.ndarray:
+    """Image-to-image: noise the latents as the schedule starts, and run its steps.
+
+    The exported step is affine in the model's output with everything else equal, and the factors of the
+    sample and the noise are the same in both halves, so classifier-free guidance applies to its result:
+    ``next = next_null + g * (next_condition - next_null)``. Both halves are one batch.
+
+    Parameters
+    ----------
+    engine:
+        A ``denoise`` component: sample, noise, timestep, encoder_hidden_states, coeffs (and the extra
+        inputs).
+    latents:
+        float32 [B, C, h, w], scaled by the VAE's scaling factor. Any B: batches follow the engine's profile.
+    noise:
+        float32 [1 + schedule.noisy_steps, B, C, h, w]: the noise of the start, then that of the steps that
+        take some, in their order.
+    condition, null_condition:
+        float32 [B, tokens, width].
+    guidance_scale:
+        No guidance runs at 1 or below, as in diffusers.
+    extra:
+        Further inputs by name, [B, ...]: ``masked_latents`` and ``mask`` in conditioned mode.
+    on_step:
+        Called after every step with the number of rows it advanced; what it raises ends the run.
+
+    Returns
+    -------
+    numpy.ndarray
+        float32 [B, C, h, w], clean latents.
+    """
+    guided = guidance_scale > 1.0
+    if guided and null_condition is None:
+        raise BundleError(
+            "Guidance needs a null condition", "this bundle carries none", "Use a scale of 1 or less"
+        )
+    results = []
+    for rows in batch_slices(engine, len(latents), copies=2 if guided else 1):
+        part = {name: array[rows] for name, array in (extra or {}).items()}
+        part["encoder_hidden_states"] = condition[rows]
+        if guided:
+            assert null_condition is not None
+            part = {name: np.concatenate([array, array]) for name, array in part.items()}
+            part["encoder_hidden_states"] = np.concatenate([null_condition[rows], condition[rows]])
+        sample: Tensor = schedule.start_latents * latents[rows] + schedule.start_noise * noise[0, rows]
+        sample = sample.astype(np.float32, copy=False)
+        fresh = iter(noise[1:, rows])
+        silence = np.zeros_like(sample)
+        for step in schedule.steps:
+            step_noise = next(fresh) if step.c_noise else silence
+            sample = _advance(engine, step, sample, step_noise, part, guidance_scale if guided else None)
+            if on_step is not None:
+                on_step(rows.stop - rows.start)
+        results.append(engine.to_host(sample))
+    return results[0] if len(results) == 1 else np.concatenate(results)
+
+
+def _advance(
+    engine: Engine,
+    step: Step,
+    sample: Tensor,
+    noise: np.ndarray,
+    part: Mapping[str, np.ndarray],
+    guidance: float | None,
+) -> Tensor:
+    if guidance is not None:
+        sample = np.concatenate([sample, sample])
+        noise = np.concatenate([noise, noise])
+    batch = len(noise)
+    feeds = {
+        "sample": sample,
+        "noise": noise,
+        "timestep": np.full(batch, step.timestep, dtype=np.float32),
+        "coeffs": np.broadcast_to(step.coeffs, (batch, 4)).copy(),
+        **part,
+    }
+    advanced = engine.run(feeds)["next_sample"]
+    if guidance is None:
+        return advanced
+    null, conditioned = np.split(engine.to_host(advanced), 2)
+    return null + np.float32(guidance) * (conditioned - null)
