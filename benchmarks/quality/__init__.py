@@ -1,0 +1,1 @@
+"""The quality of zone aging, measured on faces that no training saw."""
