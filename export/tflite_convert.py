@@ -110,7 +110,9 @@ def convert(
         op = tflite.opcode2name(max(opcode.BuiltinCode(), opcode.DeprecatedBuiltinCode()))
         inputs = [values[i] for i in operator.InputsAsNumpy() if i >= 0]
         if op not in _OPERATORS:
-            raise TFLiteConversionError(f"The TFLite operator {op} is not known. Known: {', '.join(_OPERATORS)}.")
+            raise TFLiteConversionError(
+                f"The TFLite operator {op} is not known. Known: {', '.join(_OPERATORS)}."
+            )
         _OPERATORS[op](builder, operator, inputs, values[operator.Outputs(0)])
 
     infos = []
@@ -119,12 +121,17 @@ def convert(
         if int(np.prod(value.shape)) != int(np.prod(shape)):
             raise TFLiteConversionError(f"Output {index} has shape {value.shape}, not one of {shape}.")
         target = builder.constant(np.array([0, *shape], np.int64), "output_shape")
-        builder.nodes.append(helper.make_node("Reshape", [_channels_last(builder, value), target], [output], name=output))
+        builder.nodes.append(
+            helper.make_node("Reshape", [_channels_last(builder, value), target], [output], name=output)
+        )
         infos.append(helper.make_tensor_value_info(output, TensorProto.FLOAT, [BATCH, *shape]))
     image = helper.make_tensor_value_info(input_name, TensorProto.UINT8, [BATCH, height, width, 3])
     onnx_graph = helper.make_graph(builder.nodes, name, [image], infos, builder.initializers)
     result = helper.make_model(
-        onnx_graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=IR_VERSION, producer_name="agesdk"
+        onnx_graph,
+        opset_imports=[helper.make_opsetid("", OPSET)],
+        ir_version=IR_VERSION,
+        producer_name="agesdk",
     )
     onnx.checker.check_model(result, full_check=True)
     return result
@@ -144,7 +151,9 @@ def _constant_of(model: Any, tensor: Any) -> _Value:
         tflite.TensorType.INT32: np.int32,
     }
     if tensor.Type() not in dtypes:
-        raise TFLiteConversionError(f"The constant {tensor.Name()!r} has the unsupported type {tensor.Type()}.")
+        raise TFLiteConversionError(
+            f"The constant {tensor.Name()!r} has the unsupported type {tensor.Type()}."
+        )
     flat = np.frombuffer(buffer.DataAsNumpy().tobytes(), dtypes[tensor.Type()])
     sparsity = tensor.Sparsity()
     value.array = flat.reshape(value.shape) if sparsity is None else _dense(flat, value.shape, sparsity)
@@ -210,7 +219,9 @@ def _weights(value: _Value) -> np.ndarray:
     return value.array
 
 
-def _finish(builder: _Builder, output: _Value, name: str, activation: int, channels_first: bool = True) -> None:
+def _finish(
+    builder: _Builder, output: _Value, name: str, activation: int, channels_first: bool = True
+) -> None:
     """Name the output after the operator's fused activation."""
     if activation == 1:
         name = builder.node("Relu", [name])
@@ -228,7 +239,9 @@ def _options(operator: Any, options: Any) -> Any:
     return options
 
 
-def _padding(options: Any, size: tuple[int, ...], kernel: tuple[int, int], dilation: tuple[int, int]) -> list[int]:
+def _padding(
+    options: Any, size: tuple[int, ...], kernel: tuple[int, int], dilation: tuple[int, int]
+) -> list[int]:
     """ONNX pads [top, left, bottom, right] of TFLite's SAME (0) or VALID (1) padding."""
     if options.Padding() == 1:
         return [0, 0, 0, 0]
@@ -240,7 +253,9 @@ def _padding(options: Any, size: tuple[int, ...], kernel: tuple[int, int], dilat
     return before + after
 
 
-def _convolution(builder: _Builder, operator: Any, inputs: list[_Value], output: _Value, depthwise: bool) -> None:
+def _convolution(
+    builder: _Builder, operator: Any, inputs: list[_Value], output: _Value, depthwise: bool
+) -> None:
     import tflite
 
     options = _options(operator, tflite.DepthwiseConv2DOptions() if depthwise else tflite.Conv2DOptions())
@@ -297,7 +312,9 @@ def _add(builder: _Builder, operator: Any, inputs: list[_Value], output: _Value)
     import tflite
 
     if inputs[0].shape != inputs[1].shape:
-        raise TFLiteConversionError(f"ADD of unlike shapes {inputs[0].shape} and {inputs[1].shape} is not known.")
+        raise TFLiteConversionError(
+            f"ADD of unlike shapes {inputs[0].shape} and {inputs[1].shape} is not known."
+        )
     name = builder.node("Add", [value.name for value in inputs])
     activation = _options(operator, tflite.AddOptions()).FusedActivationFunction()
     _finish(builder, output, name, activation, inputs[0].channels_first)
@@ -353,7 +370,9 @@ def _concatenation(builder: _Builder, operator: Any, inputs: list[_Value], outpu
     channels_first = inputs[0].channels_first
     if any(value.channels_first != channels_first for value in inputs):
         raise TFLiteConversionError("CONCATENATION of tensors in unlike layouts is not known.")
-    name = builder.node("Concat", [v.name for v in inputs], axis=(0, 2, 3, 1)[axis] if channels_first else axis)
+    name = builder.node(
+        "Concat", [v.name for v in inputs], axis=(0, 2, 3, 1)[axis] if channels_first else axis
+    )
     _finish(builder, output, name, options.FusedActivationFunction(), channels_first)
 
 

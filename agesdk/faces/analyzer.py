@@ -1,0 +1,243 @@
+"""`FaceAnalyzer`: a picture in, its faces out; and `select_face`, which says why a face can not be used."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Sequence
+
+import numpy as np
+
+from agesdk.backends import load_engine
+from agesdk.bundle import Bundle, FaceAnalysisSettings
+from agesdk.errors import BundleError, FaceError, ImageError
+from agesdk.faces.align import five_points
+from agesdk.faces.detector import Detections, FaceDetector
+from agesdk.faces.landmarks import MARGIN, LandmarkModel, Mesh, Region, face_region, upright_box
+from agesdk.faces.pose import head_pose
+from agesdk.faces.types import Face
+
+_log = logging.getLogger(__name__)
+
+MIN_SIZE = 48.0
+"""Smallest face that is analysed for certain, in pixels of `Face.size`; below it the mesh is a guess."""
+
+MAX_YAW = 50.0
+"""Largest yaw in degrees at which both halves of the face show enough skin."""
+
+# Smaller faces than MIN_SIZE are looked for too, so that the answer is "too small" and not "no face".
+_SEARCH_MARGIN = 0.75
+# Two meshes are the same face when more than this share of the smaller one's box lies in the other's.
+_SAME_FACE = 0.6
+
+
+class FaceAnalyzer:
+    """Finds faces, their dense landmarks and their pose; made by `FaceAnalyzer.load`.
+
+    Safe to use from several threads at once if its backend is (ONNX Runtime is).
+    """
+
+    def __init__(
+        self,
+        detector: FaceDetector,
+        landmark_model: LandmarkModel,
+        mean_face: np.ndarray,
+        threshold: float = 0.5,
+    ) -> None:
+        self._detector = detector
+        self._landmark_model = landmark_model
+        self._mean_face = mean_face
+        self._threshold = threshold
+
+    @classmethod
+    def load(
+        cls,
+        bundle: Bundle | str | os.PathLike[str] | None = None,
+        backend: str = "onnxruntime",
+        provider: str = "cpu",
+        threads: int | None = None,
+    ) -> FaceAnalyzer:
+        """Open a face-analysis bundle.
+
+        Parameters
+        ----------
+        bundle:
+            A bundle or its folder; None opens the embedded one.
+        backend, provider, threads:
+            As for `agesdk.backends.load_engine`.
+
+        Raises
+        ------
+        BundleError, BackendError
+        """
+        if not isinstance(bundle, Bundle):
+            bundle = Bundle.open(bundle, kind="face-analysis")
+        settings = bundle.settings
+        if not isinstance(settings, FaceAnalysisSettings):
+            raise BundleError(
+                f"{bundle.path} is not a face-analysis bundle.", f"Its kind is {bundle.manifest.kind}."
+            )
+        shape = bundle.table("face_shape")
+        detector = load_engine(bundle, "face_detector", backend, provider, threads)
+        landmarks = load_engine(bundle, "face_landmarks", backend, provider, threads)
+        return cls(
+            FaceDetector(detector, settings.detector_threshold, settings.overlap_threshold),
+            LandmarkModel(landmarks, shape["mirror"], settings.landmark_threshold),
+            shape["mean_face"],
+            settings.landmark_threshold,
+        )
+
+    def detect(self, image: np.ndarray, min_size: float = MIN_SIZE, thorough: bool = False) -> list[Face]:
+        """The faces of a picture, largest first; an empty list if there are none.
+
+        Windows shrink until faces are found, and once more for smaller faces beside them. Faces turned in the picture
+        by up to 60° are found as they are; when no upright face is, the picture is tried on its sides and upside down.
+
+        Parameters
+        ----------
+        image:
+            uint8 [H, W, 3] RGB. It is read in place: no full-size copy is made.
+        min_size:
+            Smallest face worth looking for, pixels. Smaller ones may still be returned.
+        thorough:
+            Look for faces of ``min_size`` beside large ones too: in a picture of 12 megapixels this takes about a
+            second on a CPU instead of a tenth.
+
+        Raises
+        ------
+        ImageError
+            Not a uint8 picture with three channels.
+        """
+        _check_image(image)
+        faces: list[Face] = []
+        level_with_face: int | None = None
+        for level, detections in enumerate(self._detector.levels(image, _SEARCH_MARGIN * min_size)):
+            faces = _distinct(faces + self._analyse(image, _outside(detections, faces)))
+            if faces and level_with_face is None:
+                level_with_face = level
+            _log.debug("level %d: %d detections, %d faces", level, len(detections), len(faces))
+            if not thorough and level_with_face is not None and level > level_with_face:
+                break
+        if not faces:
+            faces = _distinct(self._analyse(image, self._detector.turned(image)))
+        return sorted(faces, key=lambda face: -face.size)
+
+    def refine(self, image: np.ndarray, landmarks: np.ndarray, score: float = 1.0) -> Face | None:
+        """The face whose mesh, float [468, 2 or 3], is roughly known from elsewhere (the frame before, an edited
+        picture); None if there is no face."""
+        _check_image(image)
+        mesh = self._landmark_model.find(image, [face_region(landmarks)], passes=2)[0]
+        return self._face(mesh, score) if mesh.presence >= self._threshold else None
+
+    def _analyse(self, image: np.ndarray, detections: Detections) -> list[Face]:
+        regions = [
+            Region(centre, MARGIN * float(side), float(angle))
+            for centre, side, angle in zip(detections.centre, detections.side, detections.angle)
+        ]
+        if not regions:
+            return []
+        meshes = self._landmark_model.find(image, regions)
+        return [
+            self._face(mesh, float(score))
+            for mesh, score in zip(meshes, detections.score)
+            if mesh.presence >= self._threshold
+        ]
+
+    def _face(self, mesh: Mesh, score: float) -> Face:
+        low, high = mesh.landmarks[:, :2].min(axis=0), mesh.landmarks[:, :2].max(axis=0)
+        return Face(
+            bbox=(float(low[0]), float(low[1]), float(high[0]), float(high[1])),
+            score=score,
+            presence=mesh.presence,
+            landmarks=mesh.landmarks.astype(np.float32),
+            pose=head_pose(mesh.landmarks, self._mean_face),
+            size=float(upright_box(mesh.landmarks)[1].max()),
+            keypoints=five_points(mesh.landmarks),
+        )
+
+
+def select_face(
+    faces: Sequence[Face], index: int | None = None, min_size: float = MIN_SIZE, max_yaw: float = MAX_YAW
+) -> Face:
+    """The face to work on.
+
+    Parameters
+    ----------
+    faces:
+        As `FaceAnalyzer.detect` returns them, largest first.
+    index:
+        Which one; None takes the largest (and logs it when there are several).
+    min_size, max_yaw:
+        Limits in pixels of `Face.size` and in degrees.
+
+    Raises
+    ------
+    FaceError
+        No face, no such index, a face too small or turned away; ``measured`` has ``size`` or ``yaw``.
+    """
+    if not faces:
+        raise FaceError(
+            "The picture shows no face.", "", "Use a picture in which the face is at least 48 pixels high."
+        )
+    if index is not None and not 0 <= index < len(faces):
+        raise FaceError(
+            f"There is no face {index}.",
+            f"{len(faces)} {'face was' if len(faces) == 1 else 'faces were'} found.",
+            f"Give an index from 0 (the largest) to {len(faces) - 1}.",
+        )
+    if index is None and len(faces) > 1:
+        _log.info("the picture shows %d faces; the largest is taken", len(faces))
+    face = faces[index or 0]
+    if face.size < min_size:
+        raise FaceError(
+            f"The face is {face.size:.0f} pixels high.",
+            f"At least {min_size:.0f} are needed.",
+            "Use a picture of higher resolution.",
+            {"size": face.size},
+        )
+    if abs(face.pose.yaw) > max_yaw:
+        raise FaceError(
+            f"The face is turned away by {abs(face.pose.yaw):.0f}°.",
+            f"Up to {max_yaw:.0f}° can be used.",
+            "Use a picture in which both eyes show.",
+            {"yaw": face.pose.yaw},
+        )
+    return face
+
+
+def _check_image(image: np.ndarray) -> None:
+    if not isinstance(image, np.ndarray) or image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
+        got = f"{image.dtype} {list(image.shape)}" if isinstance(image, np.ndarray) else type(image).__name__
+        raise ImageError(
+            f"The picture is {got}.", "uint8 [H, W, 3] RGB is expected.", "Read it with agesdk.imaging."
+        )
+    if min(image.shape[:2]) == 0:
+        raise ImageError(f"The picture is empty: {image.shape[1]} × {image.shape[0]} pixels.")
+
+
+def _overlap(a: Face, b: Face) -> float:
+    """Shared area of two faces' boxes as a share of the smaller box."""
+    low = np.maximum(a.bbox[:2], b.bbox[:2])
+    high = np.minimum(a.bbox[2:], b.bbox[2:])
+    shared = float(np.prod(np.maximum(high - low, 0.0)))
+    smaller = min((f.bbox[2] - f.bbox[0]) * (f.bbox[3] - f.bbox[1]) for f in (a, b))
+    return shared / max(smaller, 1e-12)
+
+
+def _distinct(faces: list[Face]) -> list[Face]:
+    """One face where several meshes lie on it, the first; faces come from large windows to small ones."""
+    kept: list[Face] = []
+    for face in faces:
+        if all(_overlap(face, other) <= _SAME_FACE for other in kept):
+            kept.append(face)
+    return kept
+
+
+def _outside(detections: Detections, faces: Sequence[Face]) -> Detections:
+    """Detections whose centre lies in the box of none of the faces found before."""
+    centre = detections.centre
+    outside = np.ones(len(detections), bool)
+    for face in faces:
+        x0, y0, x1, y1 = face.bbox
+        outside &= (centre[:, 0] < x0) | (centre[:, 0] > x1) | (centre[:, 1] < y0) | (centre[:, 1] > y1)
+    return detections.take(outside)

@@ -1,0 +1,248 @@
+"""Finding faces: BlazeFace over a pyramid of square windows.
+
+BlazeFace ("BlazeFace: Sub-millisecond Neural Face Detection on Mobile GPUs", Bazarevsky et al. 2019) sees 128 × 128
+pixels and finds faces of about a sixth to more than the whole of its window, upright or turned by 60° either way. One
+window over the whole picture finds a portrait; windows of half the side, then a quarter and so on find smaller faces.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+
+from agesdk.backends import Engine
+from agesdk.faces.frames import cut, frame_step, make_frame, to_image
+
+_log = logging.getLogger(__name__)
+
+INPUT_SIZE = 128
+# (cells per side, anchors per cell) of the two feature maps, strides 8 and 16 ("BlazeFace", section 3.3).
+_ANCHOR_GRIDS = ((16, 2), (8, 6))
+_KEYPOINTS = 6
+
+# A face is found for certain from this share of its window's side on; smaller ones need a smaller window.
+_SMALLEST_SHARE = 0.19
+# Windows of one level overlap by this share of their side: the largest face the level above may miss fits in.
+_OVERLAP = 0.4
+_BATCH = 16
+
+
+@dataclass(frozen=True, eq=False)
+class Detections:
+    """Faces as the detector sees them, N of them, sorted by score.
+
+    Attributes
+    ----------
+    centre: float64 [N, 2], image pixels.
+    side: float64 [N], side of the square box, image pixels.
+    score: float64 [N], 0..1.
+    keypoints: float64 [N, 6, 2], image pixels: left eye, right eye, nose tip, mouth, left ear, right ear.
+    """
+
+    centre: np.ndarray
+    side: np.ndarray
+    score: np.ndarray
+    keypoints: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.score)
+
+    @property
+    def angle(self) -> np.ndarray:
+        """Clockwise turn of the line through the eyes, radians, float64 [N]."""
+        across = self.keypoints[:, 1] - self.keypoints[:, 0]
+        return np.arctan2(across[:, 1], across[:, 0])
+
+    def take(self, which: np.ndarray) -> Detections:
+        return Detections(self.centre[which], self.side[which], self.score[which], self.keypoints[which])
+
+
+class FaceDetector:
+    """Detector over an engine with input ``image`` uint8 [batch, 128, 128, 3] RGB and outputs ``boxes`` float32
+    [batch, 896, 16], ``scores`` float32 [batch, 896] (logits).
+
+    Parameters
+    ----------
+    threshold:
+        Least score of a detection, 0..1.
+    overlap_threshold:
+        Detections whose boxes overlap by more (intersection over union) are one face.
+    """
+
+    def __init__(self, engine: Engine, threshold: float = 0.5, overlap_threshold: float = 0.3) -> None:
+        self._engine = engine
+        self._threshold = threshold
+        self._overlap_threshold = overlap_threshold
+        self._anchors = make_anchors()
+
+    def levels(self, image: np.ndarray, smallest: float) -> Iterator[Detections]:
+        """Detections of each level, from the whole picture to windows in which a face of ``smallest`` pixels shows.
+
+        image: uint8 [H, W, 3] RGB. Windows are cut as the levels are asked for.
+        """
+        height, width = image.shape[:2]
+        window = float(max(height, width))
+        work, scale = _reduced(image)
+        while True:
+            # The reduced copy serves as long as it has more pixels than the network's input.
+            coarse = window * scale >= 1.25 * INPUT_SIZE
+            squares = list(_windows(width, height, window))
+            yield self._detect(work if coarse else image, scale if coarse else 1.0, squares, (width, height))
+            if _SMALLEST_SHARE * window <= smallest:
+                return
+            window /= 2
+
+    def turned(self, image: np.ndarray) -> Detections:
+        """Detections in the whole picture turned by a quarter and by half: for pictures stored on their side."""
+        height, width = image.shape[:2]
+        window = float(max(height, width))
+        work, scale = _reduced(image)
+        centre = np.array([width - 1, height - 1]) / 2
+        squares = [(centre, window, quarter * math.pi / 2) for quarter in (1, 2, 3)]
+        return self._detect(work, scale, squares, (width, height))
+
+    def _detect(
+        self,
+        image: np.ndarray,
+        scale: float,
+        squares: list[tuple[np.ndarray, float, float]],
+        size: tuple[int, int],
+    ) -> Detections:
+        """Run the network over squares (centre, side, angle) given in pixels of the full picture of ``size``."""
+        found: list[Detections] = []
+        for start in range(0, len(squares), _BATCH):
+            batch = squares[start : start + _BATCH]
+            frames = [make_frame(centre, side, INPUT_SIZE, angle) for centre, side, angle in batch]
+            crops = np.stack([cut(image, _scaled(frame, scale), INPUT_SIZE) for frame in frames])
+            outputs = self._engine.run({"image": crops})
+            boxes = self._engine.to_host(outputs["boxes"])
+            scores = self._engine.to_host(outputs["scores"])
+            for frame, box, score in zip(frames, boxes, scores):
+                found.append(self._decode(frame, box, score, size))
+        merged = _concatenate(found)
+        return weighted_nms(merged, self._overlap_threshold)
+
+    def _decode(
+        self, frame: np.ndarray, boxes: np.ndarray, logits: np.ndarray, size: tuple[int, int]
+    ) -> Detections:
+        """Candidates of one window above the threshold, in image pixels."""
+        score = 1.0 / (1.0 + np.exp(-np.clip(logits.astype(np.float64), -80.0, 80.0)))
+        keep = np.flatnonzero(score >= self._threshold)
+        raw = boxes[keep].astype(np.float64)
+        anchors = self._anchors[keep]
+        centre = raw[:, :2] + anchors * INPUT_SIZE
+        side = raw[:, 2:4].max(axis=1)
+        keypoints = raw[:, 4:].reshape(-1, _KEYPOINTS, 2) + anchors[:, None] * INPUT_SIZE
+        whole = ~_cut_off(frame, centre, side, size)
+        # The network counts from pixel edges, frames from pixel centres.
+        return Detections(
+            to_image(frame, centre[whole] - 0.5),
+            side[whole] * frame_step(frame),
+            score[keep][whole],
+            to_image(frame, keypoints[whole] - 0.5),
+        )
+
+
+def make_anchors() -> np.ndarray:
+    """Anchor centres as fractions of the input, float64 [896, 2], in the network's order."""
+    grids = []
+    for cells, count in _ANCHOR_GRIDS:
+        y, x = np.mgrid[:cells, :cells]
+        grids.append(np.repeat((np.stack([x, y], axis=-1).reshape(-1, 2) + 0.5) / cells, count, axis=0))
+    return np.concatenate(grids)
+
+
+def box_overlap(centre: np.ndarray, side: np.ndarray) -> np.ndarray:
+    """Intersection over union of every pair of squares, float64 [N, N]; centre [N, 2], side [N]."""
+    low, high = centre - side[:, None] / 2, centre + side[:, None] / 2
+    shared = np.minimum(high[:, None], high[None]) - np.maximum(low[:, None], low[None])
+    intersection = np.prod(np.maximum(shared, 0.0), axis=-1)
+    area = side**2
+    return intersection / np.maximum(area[:, None] + area[None] - intersection, 1e-12)
+
+
+def weighted_nms(detections: Detections, overlap_threshold: float) -> Detections:
+    """Merge overlapping detections into their score-weighted mean (BlazeFace, section 3.4); sorted by score.
+
+    The best remaining detection gathers all those that overlap it by more than the threshold.
+    """
+    order = np.argsort(-detections.score, kind="stable")
+    d = detections.take(order)
+    overlap = box_overlap(d.centre, d.side)
+    free = np.ones(len(d), bool)
+    groups = []
+    for best in range(len(d)):
+        if free[best]:
+            members = free & (overlap[best] > overlap_threshold)
+            members[best] = True
+            free &= ~members
+            groups.append(np.where(members, d.score, 0.0) / d.score[members].sum())
+    if not groups:
+        return d
+    weights = np.stack(groups)
+    firsts = np.array([np.flatnonzero(group)[0] for group in groups])
+    return Detections(
+        weights @ d.centre, weights @ d.side, d.score[firsts], np.tensordot(weights, d.keypoints, axes=1)
+    )
+
+
+def _concatenate(parts: list[Detections]) -> Detections:
+    return Detections(
+        np.concatenate([part.centre for part in parts]),
+        np.concatenate([part.side for part in parts]),
+        np.concatenate([part.score for part in parts]),
+        np.concatenate([part.keypoints for part in parts]),
+    )
+
+
+def _windows(width: int, height: int, window: float) -> Iterator[tuple[np.ndarray, float, float]]:
+    """Upright squares of side ``window`` that cover the picture, as (centre, side, angle)."""
+
+    def centres(length: int) -> np.ndarray:
+        if window >= length:
+            return np.array([(length - 1) / 2])
+        count = math.ceil((length - window) / (window * (1 - _OVERLAP))) + 1
+        return np.linspace(window / 2, length - window / 2, count) - 0.5
+
+    for y in centres(height):
+        for x in centres(width):
+            yield np.array([x, y]), window, 0.0
+
+
+def _cut_off(frame: np.ndarray, centre: np.ndarray, side: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Which boxes (frame pixels) cross an edge of their window beyond which the picture goes on, bool [N].
+
+    The neighbouring window, or the level above, shows such a face whole.
+    """
+    middle = (INPUT_SIZE - 1) / 2
+    edges = np.array([[-0.5, middle], [middle, -0.5], [INPUT_SIZE - 0.5, middle], [middle, INPUT_SIZE - 0.5]])
+    inside = to_image(frame, edges)
+    margin = 0.01 * frame_step(frame) * INPUT_SIZE
+    goes_on = np.all((inside > margin) & (inside < np.array(size) - 1 - margin), axis=1)
+    beyond = np.column_stack([centre - side[:, None] / 2 < 0, centre + side[:, None] / 2 > INPUT_SIZE])
+    return np.any(beyond & goes_on, axis=1)
+
+
+_WORK_SIDE = 1024
+
+
+def _reduced(image: np.ndarray) -> tuple[np.ndarray, float]:
+    """The picture with its longer side brought down to at most 1024 pixels, and its scale."""
+    height, width = image.shape[:2]
+    scale = _WORK_SIDE / max(height, width)
+    if scale >= 0.75:
+        return image, 1.0
+    size = (max(1, round(width * scale)), max(1, round(height * scale)))
+    return cv2.resize(image, size, interpolation=cv2.INTER_AREA), scale
+
+
+def _scaled(frame: np.ndarray, scale: float) -> np.ndarray:
+    """The frame in pixels of a copy of the picture reduced by ``scale``."""
+    if scale == 1.0:
+        return frame
+    return np.column_stack([frame[:, :2] * scale, (frame[:, 2] + 0.5) * scale - 0.5])
