@@ -1,0 +1,151 @@
+"""Writing a bundle folder: everything in a temporary folder beside it, which takes its name when it is
+whole."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from agesdk.bundle import Manifest, write_manifest
+from agesdk.errors import OutputError, UsageError
+
+logger = logging.getLogger(__name__)
+
+
+class BundleWriter:
+    """The folder of a bundle in the making; see `new_bundle`.
+
+    Attributes
+    ----------
+    folder:
+        Temporary folder; files written into it are part of the bundle.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.finished = False
+
+    def component_folder(self, component: str) -> Path:
+        """``components/<component>``, made."""
+        folder = self.folder / "components" / component
+        folder.mkdir(parents=True, exist_ok=True)
+        return folder
+
+    def component_files(self, component: str, names: tuple[str, ...]) -> tuple[str, ...]:
+        """The manifest's paths of files in the component's folder."""
+        return tuple(f"components/{component}/{name}" for name in names)
+
+    def write_golden(self, component: str, arrays: Mapping[str, np.ndarray]) -> None:
+        """``golden/<component>.npz``, compressed."""
+        self._write_arrays(f"golden/{component}.npz", arrays)
+
+    def write_table(self, name: str, arrays: Mapping[str, np.ndarray]) -> None:
+        """``tables/<name>.npz``, compressed."""
+        self._write_arrays(f"tables/{name}.npz", arrays)
+
+    def copy(self, source: Path, relative: str) -> None:
+        """Copy one file's content to a path inside the bundle."""
+        target = self.folder / relative
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(source, target)
+
+    def write_text(self, relative: str, text: str) -> None:
+        target = self.folder / relative
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_text(text, encoding="utf-8", newline="\n")
+
+    def finish(self, manifest: Manifest) -> Manifest:
+        """Write the manifest, with sizes and hashes; the bundle is whole after it."""
+        complete = write_manifest(self.folder, manifest)
+        self.finished = True
+        return complete
+
+    def _write_arrays(self, relative: str, arrays: Mapping[str, np.ndarray]) -> None:
+        target = self.folder / relative
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with target.open("wb") as file:
+            np.savez_compressed(file, allow_pickle=False, **dict(arrays))
+
+
+@contextlib.contextmanager
+def new_bundle(target: Path, replace: bool = False) -> Iterator[BundleWriter]:
+    """A `BundleWriter` whose folder becomes ``target`` when the block ends with a manifest written.
+
+    Whatever goes wrong before, an interrupt included, leaves ``target`` as it was and no temporary folder.
+
+    Raises
+    ------
+    UsageError
+        ``target`` exists and is not to be replaced, or is not a bundle.
+    OutputError
+        The folder can not be made or renamed.
+    """
+    target = Path(os.path.abspath(target))
+    if target.exists() or target.is_symlink():
+        if not (target / "manifest.json").is_file() or target.is_symlink():
+            raise UsageError(f"{target} exists and is not a bundle", "", "Give a folder that does not exist")
+        if not replace:
+            raise UsageError(
+                f"{target} exists", "", "Give another folder, or --replace to replace that bundle"
+            )
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        temporary = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}-", suffix=".partial"))
+    except OSError as error:
+        raise OutputError(f"{target} can not be written", error.strerror or str(error)) from None
+    try:
+        temporary.chmod(0o755)
+        writer = BundleWriter(temporary)
+        yield writer
+        assert writer.finished, "the block must call finish"
+        _take_place(temporary, target)
+    except OSError as error:
+        raise OutputError(f"{target} can not be written", error.strerror or str(error)) from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    logger.info("wrote %s", target)
+
+
+def read_json_object(path: Path, what: str) -> dict[str, Any]:
+    """A JSON object from a file that the user named.
+
+    Raises
+    ------
+    UsageError
+        The file can not be read, or is not a JSON object.
+    """
+    try:
+        document = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UsageError(f"The {what} file {path} can not be read", error.strerror or str(error)) from None
+    except ValueError as error:
+        raise UsageError(f"The {what} file {path} is not JSON", str(error)) from None
+    if not isinstance(document, dict):
+        raise UsageError(
+            f"The {what} file {path} holds a {type(document).__name__}", "", "It must be a JSON object"
+        )
+    return document
+
+
+def _take_place(temporary: Path, target: Path) -> None:
+    if not target.exists():
+        temporary.rename(target)
+        return
+    old = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}-", suffix=".replaced"))
+    target.rename(old / "bundle")
+    try:
+        temporary.rename(target)
+    except OSError:
+        (old / "bundle").rename(target)
+        raise
+    finally:
+        shutil.rmtree(old, ignore_errors=True)

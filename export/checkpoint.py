@@ -1,0 +1,251 @@
+"""Reading the checkpoints that can be exported.
+
+A checkpoint is a folder of components, each a folder with ``config.json`` and safetensors weights:
+
+    model_index.json          optional for a Stable Diffusion folder; see below
+    vae/                      SmallVAE or diffusers' AutoencoderKL
+    unet/                     SmallUNet or diffusers' UNet2DConditionModel
+    condition_encoder/        ConditionEncoder, or
+    text_encoder/ tokenizer/  transformers' CLIPTextModel with its CLIP BPE tokenizer
+    score_net/                ScoreNet
+    scheduler/                scheduler_config.json, as diffusers writes it
+
+``model_index.json`` of this project has ``"_class": "agesdk-ldla"`` and may set what the folder's modules do
+not tell: ``name``, ``version``, ``mode``, ``paste``, ``crop_size``, ``blur_sigma``, ``zones``,
+``ancestries``, ``defaults``, ``templates``, ``zone_names``, ``calibration``, ``score_calibration``,
+``provenance`` (an object; ``recipe``, ``data`` and ``licences`` are the usual keys). A file without that
+class, as diffusers writes it, says nothing to the export. Pickled weights are never read.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from .errors import CheckpointError
+
+OUR_CLASS = "agesdk-ldla"
+TOKENIZER_FILES = (
+    "vocab.json",
+    "merges.txt",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+)
+_INDEX_KEYS = frozenset(
+    {
+        "_class",
+        "ancestries",
+        "blur_sigma",
+        "calibration",
+        "crop_size",
+        "defaults",
+        "mode",
+        "name",
+        "paste",
+        "provenance",
+        "score_calibration",
+        "templates",
+        "version",
+        "zone_names",
+        "zones",
+    }
+)
+_PRETRAINED = {
+    "AutoencoderKL": "diffusers",
+    "UNet2DConditionModel": "diffusers",
+    "CLIPTextModel": "transformers",
+}
+_OWN = frozenset({"SmallVAE", "SmallUNet", "ConditionEncoder", "ScoreNet"})
+EXPECTED: dict[str, tuple[str, ...]] = {
+    "vae": ("SmallVAE", "AutoencoderKL"),
+    "unet": ("SmallUNet", "UNet2DConditionModel"),
+    "text_encoder": ("CLIPTextModel",),
+    "condition_encoder": ("ConditionEncoder",),
+    "score_net": ("ScoreNet",),
+}
+"""Component folder -> class names that fit."""
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A checkpoint folder whose configuration was read; weights are loaded component by component.
+
+    Attributes
+    ----------
+    index:
+        ``model_index.json`` if it is this project's, else empty.
+    scheduler:
+        ``scheduler/scheduler_config.json``.
+    has_text:
+        Conditioned by CLIP text; otherwise by a learned encoder of zone and score.
+    """
+
+    folder: Path
+    index: dict[str, Any]
+    scheduler: dict[str, Any]
+    has_text: bool
+
+    @classmethod
+    def open(cls, folder: Path) -> Checkpoint:
+        """Read the folder's layout.
+
+        Raises
+        ------
+        CheckpointError
+            Not a checkpoint folder, or a part of it is missing.
+        """
+        if not folder.is_dir():
+            raise CheckpointError(f"{folder} is not a checkpoint", "There is no such folder")
+        for part in ("vae", "unet"):
+            if not (folder / part).is_dir():
+                raise CheckpointError(f"{folder} is not a checkpoint", f"it has no folder {part}/")
+        has_text = (folder / "text_encoder").is_dir()
+        if not has_text and not (folder / "condition_encoder").is_dir():
+            raise CheckpointError(f"{folder} has neither text_encoder/ nor condition_encoder/")
+        if has_text:
+            tokenizer = folder / "tokenizer"
+            if not (tokenizer / "tokenizer.json").is_file():
+                for name in ("vocab.json", "merges.txt"):
+                    if not (tokenizer / name).is_file():
+                        raise CheckpointError(
+                            f"{tokenizer / name} is missing", "The text encoder needs its tokenizer"
+                        )
+        index = _read_object(folder / "model_index.json") if (folder / "model_index.json").is_file() else {}
+        if index.get("_class") != OUR_CLASS:
+            index = {}
+        unknown = sorted(set(index) - _INDEX_KEYS)
+        if unknown:
+            raise CheckpointError(
+                f"{folder / 'model_index.json'} has the unknown key {unknown[0]!r}",
+                f"Known keys: {', '.join(sorted(_INDEX_KEYS))}",
+            )
+        return cls(folder, index, _read_object(folder / "scheduler" / "scheduler_config.json"), has_text)
+
+    def tokenizer_files(self) -> list[Path]:
+        """The tokenizer's files that a bundle carries."""
+        return [path for name in TOKENIZER_FILES if (path := self.folder / "tokenizer" / name).is_file()]
+
+
+def load_module(folder: Path, classes: tuple[str, ...]) -> nn.Module:
+    """Build the module that a component folder describes.
+
+    Parameters
+    ----------
+    classes:
+        The class names that fit.
+
+    Raises
+    ------
+    CheckpointError
+        A missing or damaged file, another class, a key that the weights lack or do not fit.
+    """
+    if not folder.is_dir():
+        raise CheckpointError(f"The component folder {folder} is missing")
+    config = read_config(folder)
+    name = config.get("_class_name") or next(iter(config.get("architectures") or []), None)
+    if name == "CLIPModel" and "CLIPTextModel" in classes:
+        name = "CLIPTextModel"
+    if name not in classes:
+        raise CheckpointError(
+            f"{folder / 'config.json'} names the class {name!r}", f"expected {' or '.join(classes)}"
+        )
+    _check_weights(folder)
+    module = _load_own(folder) if name in _OWN else _load_pretrained(folder, name)
+    return module.float().eval().requires_grad_(False)
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """A component's ``config.json``."""
+    return _read_object(folder / "config.json")
+
+
+def _check_weights(folder: Path) -> None:
+    from safetensors import SafetensorError, safe_open
+
+    files = sorted(folder.glob("*.safetensors"))
+    if not files:
+        other = sorted(
+            path.name for path in folder.iterdir() if path.suffix in (".bin", ".pt", ".pth", ".ckpt")
+        )
+        raise CheckpointError(
+            f"{folder} has no .safetensors weights",
+            f"{other[0]} is a pickle, which is not read" if other else "",
+            "Save the model with safe_serialization=True" if other else "",
+        )
+    for path in files:
+        try:
+            with safe_open(path, framework="pt") as file:
+                file.keys()
+        except (SafetensorError, OSError) as error:
+            raise CheckpointError(f"{path} is damaged", str(error)) from None
+
+
+def _load_own(folder: Path) -> nn.Module:
+    from training.checkpoint import CheckpointError as TrainingCheckpointError
+    from training.checkpoint import load_component
+
+    try:
+        return load_component(folder)
+    except TrainingCheckpointError as error:
+        raise CheckpointError(_one_line(error)) from error
+
+
+def _load_pretrained(folder: Path, name: str) -> nn.Module:
+    """Load with diffusers or transformers, but refuse what they only warn of: absent or misshapen keys."""
+    import importlib
+
+    import torch
+
+    library = importlib.import_module(_PRETRAINED[name])
+    options: dict[str, Any] = {"local_files_only": True, "use_safetensors": True, "output_loading_info": True}
+    stems = {path.name.split(".")[1] for path in folder.glob("*.*.safetensors")}
+    if "fp16" in stems and not any(path.name.count(".") == 1 for path in folder.glob("*.safetensors")):
+        options["variant"] = "fp16"
+    options["dtype" if library.__name__ == "transformers" else "torch_dtype"] = torch.float32
+    verbosity = library.logging.get_verbosity() if hasattr(library, "logging") else None
+    try:
+        if verbosity is not None:
+            library.logging.set_verbosity_error()
+        module, info = getattr(library, name).from_pretrained(str(folder), **options)
+    except (
+        Exception
+    ) as error:  # the libraries raise OSError, ValueError, RuntimeError, KeyError and their own
+        raise CheckpointError(f"{folder} can not be loaded as {name}", _one_line(error)) from error
+    finally:
+        if verbosity is not None:
+            library.logging.set_verbosity(verbosity)
+    missing = sorted(map(str, info["missing_keys"]))
+    if missing:
+        more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
+        raise CheckpointError(f"The weights in {folder} lack the key {missing[0]}{more}", f"{name} needs it")
+    misshapen = [str(item[0] if isinstance(item, tuple | list) else item) for item in info["mismatched_keys"]]
+    if misshapen:
+        raise CheckpointError(
+            f"The weight {misshapen[0]} in {folder} has not the shape that config.json says"
+        )
+    loaded: nn.Module = module
+    return loaded
+
+
+def _read_object(path: Path) -> dict[str, Any]:
+    try:
+        document = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise CheckpointError(f"{path} is missing") from None
+    except OSError as error:
+        raise CheckpointError(f"{path} can not be read", error.strerror or str(error)) from None
+    except ValueError as error:
+        raise CheckpointError(f"{path} is not JSON", str(error)) from None
+    if not isinstance(document, dict):
+        raise CheckpointError(f"{path} is not a JSON object")
+    return document
+
+
+def _one_line(error: BaseException) -> str:
+    text = " ".join(str(error).split())
+    return text if len(text) <= 400 else f"{text[:400]}…"
