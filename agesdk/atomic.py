@@ -6,7 +6,7 @@ import os
 import secrets
 from pathlib import Path
 
-from .errors import OutputError
+from agesdk.errors import OutputError
 
 
 def write_bytes(path: str | os.PathLike[str], data: bytes) -> None:

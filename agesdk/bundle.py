@@ -19,9 +19,9 @@ from pathlib import Path, PurePosixPath
 
 import numpy as np
 
-from . import atomic
-from .errors import BundleError
-from .manifest import (
+from agesdk import atomic
+from agesdk.errors import BundleError
+from agesdk.manifest import (
     MANIFEST_NAME,
     MAX_MANIFEST_BYTES,
     SCHEMA_VERSION,
@@ -40,8 +40,8 @@ from .manifest import (
     manifest_from_json,
     manifest_to_json,
 )
-from .onnx_external import external_locations
-from .strict_json import Invalid
+from agesdk.onnx_external import external_locations
+from agesdk.strict_json import Invalid
 
 __all__ = [
     "SCHEMA_VERSION",

@@ -27,7 +27,7 @@ class AgeSDKError(Exception):
         self.fix = fix
 
     def __str__(self) -> str:
-        statement = ": ".join(part for part in (self.what, self.why) if part)
+        statement = f"{self.what.rstrip(' .')}: {self.why}" if self.why else self.what
         return " ".join(_sentence(part) for part in (statement, self.fix) if part)
 
 

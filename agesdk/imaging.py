@@ -22,9 +22,9 @@ from typing import Any, Literal
 import cv2
 import numpy as np
 
-from . import __version__, atomic
-from .errors import ImageError, OutputError
-from .image_containers import Header, read_header, with_metadata
+from agesdk import __version__, atomic
+from agesdk.errors import ImageError, OutputError
+from agesdk.image_containers import Header, read_header, with_metadata
 
 MAX_FILE_BYTES = 128 * 2**20
 """An uncompressed 16-bit picture of a 20-megapixel camera is about this large; decoders hold the file in
@@ -53,11 +53,14 @@ _XMP = """<?xpacket begin="\ufeff" id="W5M0MpCehiHzreSzNTczkc9d"?>
     xmlns:Iptc4xmpExt="http://iptc.org/std/Iptc4xmpExt/2008-02-29/"
     xmlns:agesdk="urn:agesdk:1"
     xmp:CreatorTool="agesdk {version}"
-    Iptc4xmpExt:DigitalSourceType="http://cv.iptc.org/newscodes/digitalsourcetype/{source}"
-    agesdk:settings="{settings}"/>
+{source}    agesdk:settings="{settings}"/>
  </rdf:RDF>
 </x:xmpmeta>
 <?xpacket end="r"?>"""
+
+_DIGITAL_SOURCE = """\
+    Iptc4xmpExt:DigitalSourceType="http://cv.iptc.org/newscodes/digitalsourcetype/{}"
+"""
 
 
 @dataclass(frozen=True)
@@ -103,10 +106,10 @@ def write_image(
     path: str | os.PathLike[str],
     image: np.ndarray,
     settings: Mapping[str, Any] | None = None,
-    digital_source: DigitalSource = "compositeWithTrainedAlgorithmicMedia",
+    digital_source: DigitalSource | None = "compositeWithTrainedAlgorithmicMedia",
     icc_profile: bytes | None = None,
 ) -> None:
-    """Write a generated picture whole or not at all, marked as made with AI.
+    """Write a picture whole or not at all, marked as made with AI unless ``digital_source`` is None.
 
     The mark is an XMP packet with the IPTC digital source type, the program and its version, and ``settings``
     as JSON (read it back with :func:`read_settings`).
@@ -128,7 +131,9 @@ def write_image(
     path = Path(path)
     suffix = output_suffix(path)
     packet = _XMP.format(
-        version=__version__, source=digital_source, settings=html.escape(json.dumps(dict(settings or {})))
+        version=__version__,
+        source=_DIGITAL_SOURCE.format(digital_source) if digital_source else "",
+        settings=html.escape(json.dumps(dict(settings or {}))),
     )
     try:
         data = with_metadata(encode_image(image, suffix), packet.encode("utf-8"), icc_profile)

@@ -15,9 +15,9 @@ import re
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeAlias, get_args
 
-from . import strict_json
-from .errors import BundleError
-from .strict_json import Invalid
+from agesdk import strict_json
+from agesdk.errors import BundleError
+from agesdk.strict_json import Invalid
 
 SCHEMA_VERSION = 1
 MANIFEST_NAME = "manifest.json"

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from .errors import BundleError
+from agesdk.errors import BundleError
 
 MAX_NESTING = 64
 

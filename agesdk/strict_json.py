@@ -18,7 +18,7 @@ import types
 import typing
 from typing import Any, Literal, NoReturn, TypeVar, Union
 
-from .errors import BundleError
+from agesdk.errors import BundleError
 
 MAX_DEPTH = 32
 """Nesting beyond any real manifest; a deeper document is an attempt to exhaust the stack."""

@@ -1,0 +1,92 @@
+"""``agesdk demo``: what the embedded model does to a portrait, in one labelled picture."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from pathlib import Path
+
+from agesdk.cli import common
+from agesdk.cli.analyze import all_scores
+from agesdk.errors import OutputError
+
+YOUNGER, OLDER = 0.05, 0.95
+PANEL_HEIGHT = 560
+
+
+def add_parser(commands: common.Commands) -> None:
+    """Add the command."""
+    parser = commands.add_parser(
+        "demo",
+        help="age a portrait and write before, zones, younger and older as one picture",
+        description="Age the packaged portrait (NASA, public domain) or one of yours. Write before, zones,"
+        " younger and older as one labelled picture, and the two results at full size.",
+    )
+    parser.add_argument("photo", metavar="PHOTO", nargs="?", help="your own portrait")
+    parser.add_argument(
+        "--out", metavar="DIR", default="agesdk-demo", help="output folder (default: %(default)s)"
+    )
+    parser.add_argument("--seed", type=common.whole(0), default=7, metavar="N", help="default: %(default)s")
+    common.add_face_option(parser)
+    common.add_model_options(parser)
+    common.add_output_options(parser)
+    parser.set_defaults(run=run)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Age the portrait twice and lay the pictures side by side."""
+    from agesdk import drawing
+    from agesdk.imaging import read_image, write_image
+
+    folder = _output_folder(options.out)
+    image = read_image(options.photo if options.photo is not None else demo_portrait())
+    ager = common.load_ager(options)
+    results = {}
+    with common.progress_bar(options, "preparing") as advance:
+        prepared = ager.prepare(image, face=options.face)
+    for name, target in (("younger", YOUNGER), ("older", OLDER)):
+        with common.progress_bar(options, name) as advance:
+            results[name] = ager.age(prepared, target, seed=options.seed, progress=advance)
+        results[name].save(folder / f"{name}.png")
+
+    view = drawing.crop_around(image, prepared.face.bbox)
+    zones = drawing.draw_zones(image, prepared.face.landmarks, all_scores(prepared))
+    sheet = drawing.labelled_panels(
+        [
+            ("before", image[view]),
+            ("zones, scores in %", zones[view]),
+            (f"all zones at {100 * YOUNGER:.0f} %", results["younger"].image[view]),
+            (f"all zones at {100 * OLDER:.0f} %", results["older"].image[view]),
+        ],
+        PANEL_HEIGHT,
+    )
+    path = folder / "demo.png"
+    write_image(path, sheet, {"younger": YOUNGER, "older": OLDER, "seed": options.seed})
+    seconds = {name: result.timings.total for name, result in results.items()}
+    for name, duration in seconds.items():
+        common.say(options, f"{name}: {duration:.1f} s, {folder / f'{name}.png'}")
+    common.say(options, f"before, zones, younger and older: {path}")
+    common.say_json(
+        options, {"picture": path, **{name: folder / f"{name}.png" for name in results}, "seconds": seconds}
+    )
+    return 0
+
+
+def demo_portrait() -> Path:
+    """The packaged portrait: Eileen Collins, photographed by NASA, public domain."""
+    import agesdk
+
+    return Path(agesdk.__file__).parent / "data" / "astronaut.jpg"
+
+
+def _output_folder(name: str) -> Path:
+    folder = Path(name)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except (OSError, ValueError) as error:
+        raise OutputError(
+            f"The folder {folder} can not be made", getattr(error, "strerror", None) or str(error)
+        ) from None
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise OutputError(f"The folder {folder} is not writable", fix="Choose another with --out")
+    return folder

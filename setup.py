@@ -1,0 +1,67 @@
+"""Packaging of agesdk. Only the runtime is installed; training, export, engines and benchmarks run from a
+checkout.
+"""
+
+import re
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+HERE = Path(__file__).parent
+
+VERSION = re.search(
+    r'^__version__ = "([^"]+)"$', (HERE / "agesdk/__init__.py").read_text("utf-8"), re.M
+).group(1)
+
+RUNTIME = ["numpy>=1.26", "opencv-python-headless>=4.8", "onnxruntime>=1.18", "tqdm>=4.60"]
+
+# tokenizers pulls in huggingface_hub and an HTTP client (about 30 MB); only bundles with a text encoder need
+# it.
+TEXT = ["tokenizers>=0.20"]
+MODELS = ["torch>=2.6", "diffusers>=0.33", "transformers>=4.48", "safetensors>=0.4", *TEXT]
+EXPORT = [*MODELS, "onnx>=1.18", "onnxscript>=0.5", "tflite>=2.10"]
+TRAIN = [*MODELS, "accelerate>=1.0", "tensorboard>=2.14", "PyYAML>=6.0", "scipy>=1.11"]
+CHECKS = [
+    "hypothesis>=6.100",
+    "mypy>=1.15",
+    "pillow>=10.3",
+    "pytest>=8.0",
+    "ruff>=0.9",
+    "types-PyYAML",
+    "types-tqdm",
+]
+
+setup(
+    name="agesdk",
+    version=VERSION,
+    description="Age a face zone by zone, on one's own machine: a lean runtime over typed ONNX bundles",
+    long_description=(HERE / "README.md").read_text("utf-8"),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    license_files=["LICENSE", "NOTICE"],
+    python_requires=">=3.10",
+    packages=find_packages(include=["agesdk", "agesdk.*"]),
+    package_data={"agesdk": ["py.typed", "data/*", "bundles/**/*"]},
+    install_requires=RUNTIME,
+    extras_require={
+        "text": TEXT,
+        "export": EXPORT,
+        "train": TRAIN,
+        # onnxruntime and onnxruntime-gpu share one module: uninstall onnxruntime first, then install this
+        # extra.
+        "gpu": ["onnxruntime-gpu>=1.18"],
+        "dev": sorted({*EXPORT, *TRAIN, *CHECKS}),
+    },
+    entry_points={"console_scripts": ["agesdk = agesdk.cli:main"]},
+    classifiers=[
+        "Development Status :: 4 - Beta",
+        "Intended Audience :: Developers",
+        "Programming Language :: Python :: 3",
+        "Programming Language :: Python :: 3.10",
+        "Programming Language :: Python :: 3.11",
+        "Programming Language :: Python :: 3.12",
+        "Topic :: Multimedia :: Graphics",
+        "Topic :: Scientific/Engineering :: Image Processing",
+        "Typing :: Typed",
+    ],
+)
