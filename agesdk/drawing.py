@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import cv2
 import numpy as np
@@ -39,7 +40,7 @@ def draw_zones(image: np.ndarray, landmarks: np.ndarray, scores: Mapping[str, fl
         cv2.polylines(canvas, points, True, _score_colour(score), line, cv2.LINE_AA)
     for _, outline, score in outlines:
         text = "-" if score is None else f"{100 * score:.0f}"
-        _tag(canvas, text, outline.mean(0), max(0.35, side / 150), _score_colour(score))
+        _tag(canvas, text, outline.mean(0), max(0.35, side / 190), _score_colour(score))
     return canvas
 
 
@@ -51,35 +52,53 @@ def zone_outline(landmarks: np.ndarray, zone: Zone) -> np.ndarray:
     return np.asarray(corners @ transform[:, :2].T + transform[:, 2])
 
 
-def crop_around(image: np.ndarray, bbox: Sequence[float], margin: float = 0.35) -> tuple[slice, slice]:
-    """Row and column slices of the square around a box, wider by ``margin`` a side, inside the picture."""
-    x0, y0, x1, y1 = bbox
-    side = round(max(x1 - x0, y1 - y0) * (1 + 2 * margin))
-    side = max(1, min(side, *image.shape[:2]))
-    top = round((y0 + y1 - side) / 2)
-    left = round((x0 + x1 - side) / 2)
-    top = min(max(top, 0), image.shape[0] - side)
-    left = min(max(left, 0), image.shape[1] - side)
-    return slice(top, top + side), slice(left, left + side)
+@dataclass(frozen=True)
+class FaceView:
+    """A square window on a picture around a face, shown with ``size`` pixels a side."""
+
+    left: int
+    top: int
+    side: int
+    size: int
+
+    @classmethod
+    def around(
+        cls, image: np.ndarray, bbox: tuple[float, float, float, float], size: int, margin: float = 0.22
+    ) -> FaceView:
+        """The window around a box, wider by ``margin`` on each side, moved inside the picture."""
+        x0, y0, x1, y1 = bbox
+        height, width = image.shape[:2]
+        side = max(1, min(round(max(x1 - x0, y1 - y0) * (1 + 2 * margin)), height, width))
+        left = min(max(round((x0 + x1 - side) / 2), 0), width - side)
+        top = min(max(round((y0 + y1 - side) / 2), 0), height - side)
+        return cls(left, top, side, size)
+
+    def show(self, image: np.ndarray) -> np.ndarray:
+        """The window, uint8 ``[size, size, 3]``."""
+        window = image[self.top : self.top + self.side, self.left : self.left + self.side]
+        method = cv2.INTER_AREA if self.size < self.side else cv2.INTER_CUBIC
+        return np.asarray(cv2.resize(window, (self.size, self.size), interpolation=method))
+
+    def points(self, points: np.ndarray) -> np.ndarray:
+        """Image points ``[n, 2 or more]`` in pixels of the window, float64 ``[n, 2]``."""
+        corner = np.array([self.left, self.top]) - 0.5
+        return (np.asarray(points, np.float64)[:, :2] - corner) * (self.size / self.side) - 0.5
 
 
-def labelled_panels(
-    panels: Sequence[tuple[str, np.ndarray]], height: int = 512, columns: int = 4
-) -> np.ndarray:
-    """Panels of equal height in rows, each under its label (ASCII), uint8 ``[H, W, 3]`` RGB."""
+def labelled_panels(panels: Sequence[tuple[str, np.ndarray]], columns: int = 4) -> np.ndarray:
+    """Panels of one height in rows, each under its label (ASCII), uint8 ``[H, W, 3]`` RGB."""
+    height = panels[0][1].shape[0]
     gap, band = max(6, height // 40), max(24, height // 12)
     cells = []
     for label, image in panels:
-        width = max(1, round(image.shape[1] * height / image.shape[0]))
-        method = cv2.INTER_AREA if height < image.shape[0] else cv2.INTER_CUBIC
-        cell = np.full((height + band, width, 3), _PAPER, np.uint8)
-        cell[band:] = cv2.resize(image, (width, height), interpolation=method)
-        scale = band / 44
-        cv2.putText(cell, label, (2, round(band * 0.68)), _FONT, scale, _INK, max(1, band // 24), cv2.LINE_AA)
+        cell = np.full((height + band, image.shape[1], 3), _PAPER, np.uint8)
+        cell[band:] = image
+        baseline = (2, round(band * 0.68))
+        cv2.putText(cell, label, baseline, _FONT, band / 44, _INK, max(1, band // 24), cv2.LINE_AA)
         cells.append(cell)
     rows = [cells[start : start + columns] for start in range(0, len(cells), columns)]
     widths = [sum(cell.shape[1] for cell in row) + gap * (len(row) + 1) for row in rows]
-    sheet = np.full((gap + len(rows) * (height + band + gap), max(widths, default=gap), 3), _PAPER, np.uint8)
+    sheet = np.full((gap + len(rows) * (height + band + gap), max(widths), 3), _PAPER, np.uint8)
     for index, row in enumerate(rows):
         top, left = gap + index * (height + band + gap), gap
         for cell in row:

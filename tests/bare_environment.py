@@ -1,8 +1,8 @@
 """Prove that the runtime needs only its own dependencies.
 
-Imports every module of agesdk and runs the help of every command while the heavy packages are blocked, and checks that
-``import agesdk`` loads nothing. Run by ``tests/test_bare_runtime.py``, and by ``.ci/run`` in an environment that has
-only the runtime's dependencies.
+Imports every module of agesdk and runs the help of every command while the heavy packages are blocked, and
+checks that ``import agesdk`` loads nothing. Run by ``tests/test_bare_runtime.py``, and by ``.ci/run`` in an
+environment that has only the runtime's dependencies.
 """
 
 from __future__ import annotations

@@ -67,6 +67,30 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
+class _Once(logging.Filter):
+    """Lets each message through once: the demo ages one face twice, and a zone is skipped twice."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._seen: set[str] = set()
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Whether the message is new."""
+        message = record.getMessage()
+        fresh = message not in self._seen
+        self._seen.add(message)
+        return fresh
+
+
+def _log_to_stderr(level: int) -> None:
+    handler = logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("agesdk: %(message)s"))
+    handler.addFilter(_Once())
+    logger = logging.getLogger("agesdk")
+    logger.handlers = [handler]
+    logger.setLevel(level)
+
+
 def _fail(options: argparse.Namespace, message: str, kind: str, code: int) -> int:
     print(f"agesdk: {message}", file=sys.stderr)
     if getattr(options, "json", False):

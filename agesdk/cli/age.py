@@ -58,7 +58,7 @@ def run(options: argparse.Namespace) -> int:
     """Age the photo and write the result."""
     from agesdk import atomic
     from agesdk.faces.zones import resolve_targets
-    from agesdk.imaging import output_suffix, read_image
+    from agesdk.imaging import output_suffix
 
     targets: dict[str, float | None] = {} if options.uniform is None else {"all": options.uniform}
     targets.update(options.zones)
@@ -70,10 +70,9 @@ def run(options: argparse.Namespace) -> int:
     if common.same_file(options.photo, options.out):
         raise UsageError(f"{options.out} is the photo itself", fix="Give another output path")
 
-    image = read_image(options.photo)
     ager = common.load_ager(options)
     with common.progress_bar(options, "aging") as advance:
-        face = ager.prepare(image, face=options.face)
+        face = ager.prepare(options.photo, face=options.face)
         result = ager.age(face, targets, progress=advance, **sampling(options))
     result.save(options.out)
 
@@ -85,7 +84,7 @@ def run(options: argparse.Namespace) -> int:
 
 def sampling(options: argparse.Namespace) -> dict[str, Any]:
     """The sampling options as keyword arguments of ``ZoneAger.age``."""
-    names = ("strength", "steps", "guidance_scale", "seed", "refine", "sequential")
+    names = ("strength", "steps", "guidance_scale", "seed", "refine", "sequential", "ethnicity")
     return {name: getattr(options, name) for name in names}
 
 

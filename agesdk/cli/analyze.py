@@ -32,7 +32,7 @@ def add_parser(commands: common.Commands) -> None:
 def run(options: argparse.Namespace) -> int:
     """Score the zones; with ``--overlay`` draw them."""
     from agesdk import atomic
-    from agesdk.imaging import output_suffix, read_image, write_image
+    from agesdk.imaging import output_suffix, write_image
 
     if options.overlay is not None:
         output_suffix(options.overlay)
@@ -41,8 +41,7 @@ def run(options: argparse.Namespace) -> int:
             raise UsageError(
                 f"{options.overlay} is the photo itself", fix="Give another path for the overlay"
             )
-    image = read_image(options.photo)
-    prepared = common.load_ager(options).prepare(image, face=options.face)
+    prepared = common.load_ager(options).prepare(options.photo, face=options.face)
     scores = all_scores(prepared)
 
     common.say(options, face_line(prepared))
@@ -54,8 +53,10 @@ def run(options: argparse.Namespace) -> int:
     if options.overlay is not None:
         from agesdk.drawing import draw_zones
 
-        drawn = draw_zones(image, prepared.face.landmarks, scores)
-        write_image(options.overlay, drawn, {"scores": scores}, digital_source=None)
+        drawn = draw_zones(prepared.image, prepared.face.landmarks, scores)
+        write_image(
+            options.overlay, drawn, {"scores": scores}, digital_source=None, icc_profile=prepared.icc_profile
+        )
         common.say(options, f"wrote {options.overlay}")
     common.say_json(options, {"photo": options.photo, **face_object(prepared), "overlay": options.overlay})
     return 0

@@ -43,7 +43,12 @@ def add_sampling_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--refine", action="store_true", help="finish with the bundle's refiner, if it has one"
     )
-    group.add_argument("--sequential", action="store_true", help="one zone after the other, not in waves")
+    group.add_argument(
+        "--sequential", action="store_true", default=None, help="one zone after the other, not in waves"
+    )
+    group.add_argument(
+        "--ethnicity", metavar="TEXT", help="named in the prompt, if the bundle has such a prompt"
+    )
 
 
 def add_face_option(parser: argparse.ArgumentParser) -> None:

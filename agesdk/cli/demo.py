@@ -11,7 +11,7 @@ from agesdk.cli.analyze import all_scores
 from agesdk.errors import OutputError
 
 YOUNGER, OLDER = 0.05, 0.95
-PANEL_HEIGHT = 560
+PANEL_SIZE = 560
 
 
 def add_parser(commands: common.Commands) -> None:
@@ -36,32 +36,33 @@ def add_parser(commands: common.Commands) -> None:
 def run(options: argparse.Namespace) -> int:
     """Age the portrait twice and lay the pictures side by side."""
     from agesdk import drawing
-    from agesdk.imaging import read_image, write_image
+    from agesdk.imaging import write_image
 
     folder = _output_folder(options.out)
-    image = read_image(options.photo if options.photo is not None else demo_portrait())
     ager = common.load_ager(options)
+    prepared = ager.prepare(
+        options.photo if options.photo is not None else demo_portrait(), face=options.face
+    )
     results = {}
-    with common.progress_bar(options, "preparing") as advance:
-        prepared = ager.prepare(image, face=options.face)
     for name, target in (("younger", YOUNGER), ("older", OLDER)):
         with common.progress_bar(options, name) as advance:
             results[name] = ager.age(prepared, target, seed=options.seed, progress=advance)
         results[name].save(folder / f"{name}.png")
 
-    view = drawing.crop_around(image, prepared.face.bbox)
-    zones = drawing.draw_zones(image, prepared.face.landmarks, all_scores(prepared))
+    view = drawing.FaceView.around(prepared.image, prepared.face.bbox, PANEL_SIZE)
+    before = view.show(prepared.image)
+    zones = drawing.draw_zones(before, view.points(prepared.face.landmarks), all_scores(prepared))
     sheet = drawing.labelled_panels(
         [
-            ("before", image[view]),
-            ("zones, scores in %", zones[view]),
-            (f"all zones at {100 * YOUNGER:.0f} %", results["younger"].image[view]),
-            (f"all zones at {100 * OLDER:.0f} %", results["older"].image[view]),
-        ],
-        PANEL_HEIGHT,
+            ("before", before),
+            ("zones, scores in %", zones),
+            (f"all zones at {100 * YOUNGER:.0f} %", view.show(results["younger"].image)),
+            (f"all zones at {100 * OLDER:.0f} %", view.show(results["older"].image)),
+        ]
     )
     path = folder / "demo.png"
-    write_image(path, sheet, {"younger": YOUNGER, "older": OLDER, "seed": options.seed})
+    settings = {"younger": YOUNGER, "older": OLDER, "seed": options.seed}
+    write_image(path, sheet, settings, icc_profile=prepared.icc_profile)
     seconds = {name: result.timings.total for name, result in results.items()}
     for name, duration in seconds.items():
         common.say(options, f"{name}: {duration:.1f} s, {folder / f'{name}.png'}")
