@@ -50,16 +50,13 @@ def full_prompt(condition: TextCondition, zone: str, score: float, ethnicity: st
     return _fill(condition.templates[name], values)
 
 
-def zone_prompt(condition: TextCondition, zone: str) -> str:
-    """The prompt of a zone kind without a score."""
-    return _fill(condition.templates["zone"], {"zone": _words(condition, zone)})
-
-
 def null_prompt(condition: TextCondition, zone: str) -> str:
-    """The prompt that guidance leads away from: the template ``null`` or else, as in diffusers, no text at
-    all.
+    """The prompt of a zone kind without a score: LDLA's L_zone trains it, and guidance leads away from it.
+
+    A template ``null`` takes its place where the bundle has one (an empty one for plain Stable Diffusion).
     """
-    return _fill(condition.templates.get("null", ""), {"zone": _words(condition, zone)})
+    template = condition.templates.get("null", condition.templates["zone"])
+    return _fill(template, {"zone": _words(condition, zone)})
 
 
 def _words(condition: TextCondition, zone: str) -> str:

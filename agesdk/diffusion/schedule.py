@@ -205,7 +205,7 @@ def _spaced_timesteps(settings: SchedulerSettings, steps: int) -> np.ndarray:
         return np.linspace(0.0, n - 1.0, steps)[::-1]
     if settings.timestep_spacing == "leading":
         spaced = np.arange(steps)[::-1] * float(n // steps) + settings.steps_offset
-        return np.minimum(spaced, n - 1.0)
+        return np.asarray(np.minimum(spaced, n - 1.0))
     if settings.timestep_spacing == "trailing":
         return np.asarray(np.round(n - np.arange(steps) * (n / steps)) - 1.0)
     raise BundleError(f'The timestep spacing "{settings.timestep_spacing}" is unknown.')

@@ -181,4 +181,4 @@ def test_text_conditions_go_through_their_prompts():
     conditioning = TextConditioning(condition, tokens, encoder)
     assert conditioning.full(["forehead", "forehead"], [0.704, 0.696]).shape == (2, 77, 2)
     conditioning.null(["forehead", "glabella"])
-    assert prompts == ["forehead 70", ""]
+    assert prompts == ["forehead 70", "forehead", "glabella"]

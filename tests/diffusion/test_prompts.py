@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from agesdk.bundle import TextCondition
-from agesdk.diffusion.prompts import ClipTokenizer, full_prompt, null_prompt, zone_prompt
+from agesdk.diffusion.prompts import ClipTokenizer, full_prompt, null_prompt
 from agesdk.errors import BundleError, UsageError
 
 CONDITION = TextCondition(
@@ -130,11 +130,9 @@ def test_full_prompts(zone, score, ethnicity, text):
     assert full_prompt(CONDITION, zone, score, ethnicity) == text
 
 
-def test_other_prompts():
-    assert zone_prompt(CONDITION, "under_eye") == "image of under eye"
-    assert null_prompt(CONDITION, "under_eye") == ""
-    with_null = TextCondition(templates={**CONDITION.templates, "null": "image of {zone}"})
-    assert null_prompt(with_null, "glabella") == "image of glabella"
+def test_guidance_leads_away_from_the_zone_prompt_or_the_bundles_own():
+    assert null_prompt(CONDITION, "under_eye") == "image of under eye"
+    assert null_prompt(TextCondition(templates={**CONDITION.templates, "null": ""}), "glabella") == ""
 
 
 def test_braces_in_a_value_are_text():

@@ -1,0 +1,128 @@
+"""Putting a changed crop back into the picture it was taken from, so that no seam shows.
+
+What is added is a difference, at the crop's scale: ``picture + mask * warp(result - reference)``. With the
+source crop as the reference this is a feathered blend that keeps whatever the crop was too coarse to hold;
+with the autoencoder's round trip of the source as the reference (residual paste) it also keeps what the
+autoencoder loses. Pixels where the mask is zero are not touched.
+"""
+
+from __future__ import annotations
+
+import math
+
+import cv2
+import numpy as np
+
+from agesdk.faces.zones import pixels_per_crop_pixel
+
+_STRIP_ROWS = 512
+"""Rows of the picture worked on at a time: memory stays small for faces of thousands of pixels."""
+
+
+def change(result: np.ndarray, reference: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    """The difference to add, with the drift of its colour taken out, float32 [S, S, 3] in levels.
+
+    The drift is the low-frequency colour difference where nothing may change (mask near 0: the crop's rim,
+    eyes, lips, hair), carried smoothly into the rest by a normalised convolution, as in membrane cloning. It
+    is what would show as a tinted patch.
+
+    Parameters
+    ----------
+    result, reference:
+        uint8 [S, S, 3].
+    mask:
+        float32 [S, S] in 0..1: how much each pixel may change.
+    """
+    size = result.shape[0]
+    difference: np.ndarray = result.astype(np.float32) - reference
+    weight = (1.0 - mask) ** 2
+    # The drift is smooth: a quarter of the resolution holds it.
+    small = (max(8, size // 4),) * 2
+    coarse = cv2.resize(
+        np.dstack([difference * weight[..., None], weight]), small, interpolation=cv2.INTER_AREA
+    )
+    spread = cv2.GaussianBlur(coarse, (0, 0), small[0] / 4, borderType=cv2.BORDER_REFLECT_101)
+    drift = spread[..., :3] / np.maximum(spread[..., 3:], 1e-3)
+    difference -= cv2.resize(drift, (size, size), interpolation=cv2.INTER_LINEAR)
+    return difference
+
+
+def missing_grain(result: np.ndarray, reference: np.ndarray, mask: np.ndarray, seed: int) -> np.ndarray:
+    """Grain that the reference has inside the mask and the result lacks, float32 [S, S, 3] in levels.
+
+    White noise, the same in all channels, of the standard deviation that is missing; all zero where none is.
+    An autoencoder smooths grain away, and a patch without it shows in a grainy photograph.
+    """
+    missing = grain_level(reference, mask) ** 2 - grain_level(result, mask) ** 2
+    shape = result.shape[:2]
+    if missing <= 0.0:
+        return np.zeros((*shape, 3), np.float32)
+    noise = np.random.default_rng(seed).standard_normal(shape, dtype=np.float32)
+    return np.repeat(noise[..., None] * np.float32(math.sqrt(missing)), 3, axis=2)
+
+
+def grain_level(crop: np.ndarray, mask: np.ndarray) -> float:
+    """Standard deviation of the grain in levels: Immerkær's operator (1996), by its median, inside the mask.
+
+    The operator cancels planes and straight edges; the median leaves out what it can not cancel, such as
+    wrinkles.
+    """
+    grey = cv2.cvtColor(crop, cv2.COLOR_RGB2GRAY).astype(np.float32)
+    kernel = np.array([[1, -2, 1], [-2, 4, -2], [1, -2, 1]], np.float32)
+    inside = np.abs(cv2.filter2D(grey, -1, kernel, borderType=cv2.BORDER_REFLECT_101))[mask > 0.5]
+    # The operator's gain on white noise is 6; a normal deviate's median magnitude is 0.6745.
+    return float(np.median(inside)) / (6.0 * 0.6745) if inside.size else 0.0
+
+
+def add_change(picture: np.ndarray, difference: np.ndarray, mask: np.ndarray, transform: np.ndarray) -> None:
+    """Add ``mask * difference``, both warped to the picture's scale, to the picture, in place.
+
+    Parameters
+    ----------
+    picture:
+        uint8 [H, W, 3]. Only pixels under the mask are read and written.
+    difference:
+        float32 [S, S, 3] in levels.
+    mask:
+        float32 [S, S] in 0..1, 0 on the crop's rim.
+    transform:
+        float64 [2, 3], crop pixels to image pixels.
+    """
+    region = _region(mask, transform, picture.shape)
+    if region is None:
+        return
+    x0, y0, x1, y1 = region
+    step = pixels_per_crop_pixel(transform)
+    if step < 1.0:  # the picture is coarser than the crop: average before sampling
+        sigma = 0.5 * math.sqrt(1.0 / step**2 - 1.0)
+        difference = cv2.GaussianBlur(difference, (0, 0), sigma, borderType=cv2.BORDER_REFLECT_101)
+    for top in range(y0, y1, _STRIP_ROWS):
+        bottom = min(y1, top + _STRIP_ROWS)
+        local = transform.copy()
+        local[:, 2] -= (x0, top)
+        size = (x1 - x0, bottom - top)
+        # Cubic overshoot must not reach beyond the mask, so the two are warped apart.
+        change_here = cv2.warpAffine(
+            difference, local, size, flags=cv2.INTER_CUBIC, borderMode=cv2.BORDER_REFLECT_101
+        )
+        mask_here = cv2.warpAffine(mask, local, size, flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_CONSTANT)
+        change_here *= mask_here[..., None]
+        strip = picture[top:bottom, x0:x1]
+        change_here += strip
+        np.clip(np.rint(change_here, out=change_here), 0.0, 255.0, out=change_here)
+        strip[:] = change_here
+
+
+def _region(
+    mask: np.ndarray, transform: np.ndarray, shape: tuple[int, ...]
+) -> tuple[int, int, int, int] | None:
+    """(x0, y0, x1, y1) of the picture that the mask's pixels above 0 may fall on; None if there are none."""
+    rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
+    if not rows.size:
+        return None
+    left, right, top, bottom = columns[0] - 1, columns[-1] + 1, rows[0] - 1, rows[-1] + 1
+    corners = np.array([[left, top], [right, top], [left, bottom], [right, bottom]], np.float64)
+    corners = corners @ transform[:, :2].T + transform[:, 2]
+    x0, y0 = (max(0, math.floor(v)) for v in corners.min(axis=0))
+    x1, y1 = (min(n, math.ceil(v) + 1) for v, n in zip(corners.max(axis=0), (shape[1], shape[0])))
+    return (x0, y0, x1, y1) if x0 < x1 and y0 < y1 else None

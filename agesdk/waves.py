@@ -1,0 +1,66 @@
+"""Waves: zones whose crops do not overlap, aged in one batch.
+
+LDLA ages zone after zone, each crop taken from the picture so far. The crops of two zones that do not overlap
+do not see each other's change, so their order does not matter and they can be one batch. Colouring the graph
+of overlaps gives the waves; running them one after the other gives exactly the pictures of the sequential
+order that lists the waves' zones one by one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from agesdk.faces.zones import pixels_per_crop_pixel
+
+
+def make_waves(transforms: Mapping[str, np.ndarray], size: int) -> list[list[str]]:
+    """Zone names by wave, both in the order of the mapping.
+
+    Parameters
+    ----------
+    transforms:
+        By zone name the map from crop pixels to image pixels, float64 [2, 3].
+    size:
+        Side of the crops in pixels.
+
+    Greedy colouring, the zones with most overlaps first; on face zones it finds the fewest waves.
+    """
+    footprints = {name: _footprint(transform, size) for name, transform in transforms.items()}
+    overlaps = {
+        name: {
+            other for other in footprints if other != name and _intersect(footprints[name], footprints[other])
+        }
+        for name in footprints
+    }
+    waves: list[set[str]] = []
+    for name in sorted(footprints, key=lambda name: -len(overlaps[name])):
+        wave = next((wave for wave in waves if not wave & overlaps[name]), None)
+        if wave is None:
+            waves.append({name})
+        else:
+            wave.add(name)
+    return [[name for name in footprints if name in wave] for wave in waves]
+
+
+def _footprint(transform: np.ndarray, size: int) -> np.ndarray:
+    """Corners of all image pixels that taking or pasting the crop may read or write, float64 [4, 2].
+
+    Beyond the crop itself these are the reach of its interpolation: two image pixels or two crop pixels.
+    """
+    reach = 2.0 + 2.0 / min(1.0, pixels_per_crop_pixel(transform))
+    low, high = -0.5 - reach, size - 0.5 + reach
+    corners = np.array([[low, low], [high, low], [high, high], [low, high]])
+    return np.asarray(corners @ transform[:, :2].T + transform[:, 2])
+
+
+def _intersect(first: np.ndarray, second: np.ndarray) -> bool:
+    """Whether two convex polygons share a point: no edge's normal separates them."""
+    for polygon in (first, second):
+        edges = np.roll(polygon, -1, axis=0) - polygon
+        for normal in np.stack([-edges[:, 1], edges[:, 0]], axis=1):
+            a, b = first @ normal, second @ normal
+            if a.max() < b.min() or b.max() < a.min():
+                return False
+    return True
