@@ -1,8 +1,8 @@
 """The mean face and the mirror table of the dense mesh, measured on many portraits.
 
 ``python -m export.face_shape LANDMARKS.npz export/face_shape.npz`` writes the table that ``python -m export
-face-analysis`` puts into the bundle. LANDMARKS.npz holds ``landmarks``, float [N, 468, 3], meshes of N portraits whose
-subjects mostly look into the camera: the median pitch of the portraits is taken as no pitch.
+face-analysis`` puts into the bundle. LANDMARKS.npz holds ``landmarks``, float [N, 468, 3], meshes of N
+portraits whose subjects mostly look into the camera: the median pitch of the portraits is taken as no pitch.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import logging
 from pathlib import Path
 
 import numpy as np
+
 from agesdk.faces.pose import pose_of_rotation, rigid_fit
 
 logger = logging.getLogger(__name__)

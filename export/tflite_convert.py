@@ -1,9 +1,9 @@
 """Convert a convolutional TensorFlow Lite graph to an ONNX graph with pictures at its input.
 
-The converter knows the operators of small picture networks and refuses any other by name. Feature maps change from
-NHWC to NCHW once, at the input; a tensor that leaves the picture layout (Reshape) is brought back to NHWC first, so
-outputs keep the order of the original. Half-precision weights stay half-precision in the file and are cast where they
-are used, sparse weights are made dense. The batch axis is dynamic.
+The converter knows the operators of small picture networks and refuses any other by name. Feature maps change
+from NHWC to NCHW once, at the input; a tensor that leaves the picture layout (Reshape) is brought back to
+NHWC first, so outputs keep the order of the original. Half-precision weights stay half-precision in the file
+and are cast where they are used, sparse weights are made dense. The batch axis is dynamic.
 """
 
 from __future__ import annotations

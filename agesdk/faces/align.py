@@ -1,7 +1,7 @@
 """Alignment: similarity maps that put a face's eyes and mouth where a network or a data set expects them.
 
-As everywhere in `agesdk.faces`, the maps lead from pixels of the aligned picture to pixels of the image, float64
-[2, 3], pixel centres at whole numbers.
+As everywhere in `agesdk.faces`, the maps lead from pixels of the aligned picture to pixels of the image,
+float64 [2, 3], pixel centres at whole numbers.
 """
 
 from __future__ import annotations
@@ -61,9 +61,9 @@ def arcface_transform(keypoints: np.ndarray, size: int = 112) -> np.ndarray:
 def ffhq_transform(landmarks: np.ndarray, size: int = 1024) -> np.ndarray:
     """The map from an FFHQ-style aligned square to the image.
 
-    The square of "A Style-Based Generator Architecture" (Karras et al. 2019, appendix A): as wide as four times the
-    eyes' distance or 3.6 times the distance from eyes to mouth, whichever is more, its centre a tenth of the latter
-    below the eyes.
+    The square of "A Style-Based Generator Architecture" (Karras et al. 2019, appendix A): as wide as four
+    times the eyes' distance or 3.6 times the distance from eyes to mouth, whichever is more, its centre a
+    tenth of the latter below the eyes.
 
     landmarks: float [468, 2 or 3], pixels.
     """
@@ -86,8 +86,8 @@ def inverse(transform: np.ndarray) -> np.ndarray:
 
 
 def aligned(image: np.ndarray, transform: np.ndarray, size: int) -> np.ndarray:
-    """The aligned picture that a transform describes, antialiased, uint8 [size, size, 3]; black outside the image.
+    """The aligned picture that a transform describes, antialiased, uint8 [size, size, 3].
 
-    image: uint8 [H, W, 3].
+    image: uint8 [H, W, 3]; what lies outside is black.
     """
     return cut(image, transform, size)

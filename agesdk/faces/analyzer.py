@@ -82,7 +82,7 @@ class FaceAnalyzer:
         landmarks = load_engine(bundle, "face_landmarks", backend, provider, threads)
         return cls(
             FaceDetector(detector, settings.detector_threshold, settings.overlap_threshold),
-            LandmarkModel(landmarks, shape["mirror"], settings.landmark_threshold),
+            LandmarkModel(landmarks, shape["mirror"]),
             shape["mean_face"],
             settings.landmark_threshold,
         )
@@ -90,8 +90,9 @@ class FaceAnalyzer:
     def detect(self, image: np.ndarray, min_size: float = MIN_SIZE, thorough: bool = False) -> list[Face]:
         """The faces of a picture, largest first; an empty list if there are none.
 
-        Windows shrink until faces are found, and once more for smaller faces beside them. Faces turned in the picture
-        by up to 60° are found as they are; when no upright face is, the picture is tried on its sides and upside down.
+        Windows shrink until faces are found, and once more for smaller faces beside them. Faces turned in the
+        picture by up to 60° are found as they are; when no upright face is, the picture is tried on its sides
+        and upside down.
 
         Parameters
         ----------
@@ -100,8 +101,8 @@ class FaceAnalyzer:
         min_size:
             Smallest face worth looking for, pixels. Smaller ones may still be returned.
         thorough:
-            Look for faces of ``min_size`` beside large ones too: in a picture of 12 megapixels this takes about a
-            second on a CPU instead of a tenth.
+            Look for faces of ``min_size`` beside large ones too: in a picture of 12 megapixels this takes
+            about a second on a CPU instead of a tenth.
 
         Raises
         ------
@@ -123,10 +124,10 @@ class FaceAnalyzer:
         return sorted(faces, key=lambda face: -face.size)
 
     def refine(self, image: np.ndarray, landmarks: np.ndarray, score: float = 1.0) -> Face | None:
-        """The face whose mesh, float [468, 2 or 3], is roughly known from elsewhere (the frame before, an edited
-        picture); None if there is no face."""
+        """The face whose mesh, float [468, 2 or 3], is roughly known from elsewhere (the frame before, an
+        edited picture); None if there is no face."""
         _check_image(image)
-        mesh = self._landmark_model.find(image, [face_region(landmarks)], passes=2)[0]
+        mesh = self._landmark_model.find(image, [face_region(landmarks)])[0]
         return self._face(mesh, score) if mesh.presence >= self._threshold else None
 
     def _analyse(self, image: np.ndarray, detections: Detections) -> list[Face]:

@@ -1,8 +1,9 @@
 """Finding faces: BlazeFace over a pyramid of square windows.
 
-BlazeFace ("BlazeFace: Sub-millisecond Neural Face Detection on Mobile GPUs", Bazarevsky et al. 2019) sees 128 × 128
-pixels and finds faces of about a sixth to more than the whole of its window, upright or turned by 60° either way. One
-window over the whole picture finds a portrait; windows of half the side, then a quarter and so on find smaller faces.
+BlazeFace ("BlazeFace: Sub-millisecond Neural Face Detection on Mobile GPUs", Bazarevsky et al. 2019) sees 128
+× 128 pixels and finds faces of about a sixth to more than the whole of its window, upright or turned by 60°
+either way. One window over the whole picture finds a portrait; levels of smaller windows, each at least half
+as wide as those before, find smaller faces.
 """
 
 from __future__ import annotations
@@ -63,8 +64,8 @@ class Detections:
 
 
 class FaceDetector:
-    """Detector over an engine with input ``image`` uint8 [batch, 128, 128, 3] RGB and outputs ``boxes`` float32
-    [batch, 896, 16], ``scores`` float32 [batch, 896] (logits).
+    """Detector over an engine with input ``image`` uint8 [batch, 128, 128, 3] RGB and outputs ``boxes``
+    float32 [batch, 896, 16], ``scores`` float32 [batch, 896] (logits).
 
     Parameters
     ----------
@@ -81,24 +82,22 @@ class FaceDetector:
         self._anchors = make_anchors()
 
     def levels(self, image: np.ndarray, smallest: float) -> Iterator[Detections]:
-        """Detections of each level, from the whole picture to windows in which a face of ``smallest`` pixels shows.
+        """Detections of each level, from the whole picture to windows that show faces of ``smallest`` pixels.
 
         image: uint8 [H, W, 3] RGB. Windows are cut as the levels are asked for.
         """
         height, width = image.shape[:2]
-        window = float(max(height, width))
+        whole = float(max(height, width))
         work, scale = _reduced(image)
-        while True:
+        steps = max(0, math.ceil(math.log2(_SMALLEST_SHARE * whole / smallest)))
+        for window in np.geomspace(whole, max(smallest / _SMALLEST_SHARE, whole / 2**steps), steps + 1):
             # The reduced copy serves as long as it has more pixels than the network's input.
             coarse = window * scale >= 1.25 * INPUT_SIZE
-            squares = list(_windows(width, height, window))
+            squares = list(_windows(width, height, float(window)))
             yield self._detect(work if coarse else image, scale if coarse else 1.0, squares, (width, height))
-            if _SMALLEST_SHARE * window <= smallest:
-                return
-            window /= 2
 
     def turned(self, image: np.ndarray) -> Detections:
-        """Detections in the whole picture turned by a quarter and by half: for pictures stored on their side."""
+        """Detections in the picture turned by quarters: for one that was stored on its side."""
         height, width = image.shape[:2]
         window = float(max(height, width))
         work, scale = _reduced(image)
@@ -113,7 +112,7 @@ class FaceDetector:
         squares: list[tuple[np.ndarray, float, float]],
         size: tuple[int, int],
     ) -> Detections:
-        """Run the network over squares (centre, side, angle) given in pixels of the full picture of ``size``."""
+        """Run the network over squares (centre, side, angle), in pixels of the full picture of ``size``."""
         found: list[Detections] = []
         for start in range(0, len(squares), _BATCH):
             batch = squares[start : start + _BATCH]

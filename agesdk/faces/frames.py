@@ -62,7 +62,7 @@ def cut(image: np.ndarray, frame: np.ndarray, size: int) -> np.ndarray:
     region = image[y0:y1, x0:x1]
     local = frame.copy()
     local[:, 2] -= (x0, y0)
-    # Averaging to between one and two pixels per frame pixel, then interpolating, keeps detail without aliasing.
+    # Averaging to between one and two pixels per frame pixel, then interpolating, keeps detail unaliased.
     shrunk = (max(1, round(1.25 * region.shape[1] / step)), max(1, round(1.25 * region.shape[0] / step)))
     if step > 1.25:
         factors = np.array([shrunk[0] / region.shape[1], shrunk[1] / region.shape[0]])

@@ -1,9 +1,10 @@
 """The dense mesh: 468 points of a face, by a network that sees one upright face at a time.
 
 The network is MediaPipe's FaceMesh ("Real-time Facial Surface Geometry from Monocular Video on Mobile GPUs",
-Kartynnik et al. 2019). It is most exact when the face fills its crop as in training, so the mesh is found in passes:
-the first crop comes from the detector, the next from the mesh before. The last pass also sees the mirrored crop, and
-the two meshes are averaged, which halves the jitter and makes the mesh of a mirrored picture the mirrored mesh.
+Kartynnik et al. 2019). It is most exact when the face fills its crop as in training, so the mesh is found in
+passes: the first crop comes from the detector, the next from the mesh before. The last pass also sees the
+mirrored crop, and the two meshes are averaged, which halves the jitter and makes the mesh of a mirrored
+picture the mirrored mesh.
 """
 
 from __future__ import annotations
@@ -21,6 +22,8 @@ INPUT_SIZE = 192
 # The crop's side in sides of the box around the face, as in the network's training.
 MARGIN = 1.5
 _BATCH = 16
+# What the first pass gives less presence than this is no face, and is not looked at again.
+_HOPELESS = 0.1
 
 # Corners of the eyes, left eye first, in the viewer's order.
 _EYE_CORNERS = ((33, 133), (362, 263))
@@ -28,8 +31,8 @@ _EYE_CORNERS = ((33, 133), (362, 263))
 
 @dataclass(frozen=True, eq=False)
 class Region:
-    """The square in which the mesh is looked for: centre float64 [2] and side in image pixels, clockwise angle in
-    radians."""
+    """The square in which the mesh is looked for: centre float64 [2] and side in image pixels, clockwise
+    angle in radians."""
 
     centre: np.ndarray
     side: float
@@ -45,23 +48,20 @@ class Mesh:
 
 
 class LandmarkModel:
-    """Mesh finder over an engine with input ``image`` uint8 [batch, 192, 192, 3] RGB and outputs ``landmarks``
-    float32 [batch, 468, 3] in input pixels and ``presence`` float32 [batch] (logits).
+    """Mesh finder over an engine with input ``image`` uint8 [batch, 192, 192, 3] RGB and outputs
+    ``landmarks`` float32 [batch, 468, 3] in input pixels and ``presence`` float32 [batch] (logits).
 
     Parameters
     ----------
     mirror:
         int [468]: for each point, the number of its mirror image.
-    threshold:
-        Faces whose presence is below it after the first pass are not refined, 0..1.
     """
 
-    def __init__(self, engine: Engine, mirror: np.ndarray, threshold: float = 0.5) -> None:
+    def __init__(self, engine: Engine, mirror: np.ndarray) -> None:
         self._engine = engine
         self._mirror = np.asarray(mirror, np.int64)
-        self._threshold = threshold
 
-    def find(self, image: np.ndarray, regions: Sequence[Region], passes: int = 2) -> list[Mesh]:
+    def find(self, image: np.ndarray, regions: Sequence[Region], passes: int = 3) -> list[Mesh]:
         """The mesh in each region, refined from pass to pass.
 
         Parameters
@@ -73,7 +73,7 @@ class LandmarkModel:
         """
         meshes = self._run(image, regions, mirrored=passes == 1)
         for number in range(1, passes):
-            good = [i for i, mesh in enumerate(meshes) if mesh.presence >= self._threshold]
+            good = [i for i, mesh in enumerate(meshes) if mesh.presence >= _HOPELESS]
             again = [face_region(meshes[i].landmarks) for i in good]
             for i, mesh in zip(good, self._run(image, again, mirrored=number == passes - 1)):
                 meshes[i] = mesh
@@ -122,7 +122,7 @@ def eye_angle(landmarks: np.ndarray) -> float:
 
 
 def upright_box(landmarks: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The box around the mesh whose sides follow the line through the eyes: centre [2] in the picture, sides [2]."""
+    """The box around the mesh whose sides follow the line through the eyes: centre [2] and sides [2]."""
     angle = eye_angle(landmarks)
     axes = np.array([[np.cos(angle), np.sin(angle)], [-np.sin(angle), np.cos(angle)]])
     upright = np.asarray(landmarks, np.float64)[:, :2] @ axes.T

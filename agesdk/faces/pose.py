@@ -12,8 +12,8 @@ from agesdk.faces.types import Pose
 def rigid_fit(source: np.ndarray, target: np.ndarray) -> tuple[float, np.ndarray, np.ndarray]:
     """Scale s, rotation R [d, d] and shift t [d] that minimise ‖s R source + t − target‖².
 
-    The closed form of Umeyama ("Least-squares estimation of transformation parameters between two point patterns",
-    1991). source, target: float [N, d].
+    The closed form of Umeyama ("Least-squares estimation of transformation parameters between two point
+    patterns", 1991). source, target: float [N, d].
     """
     source, target = np.asarray(source, np.float64), np.asarray(target, np.float64)
     source_mean, target_mean = source.mean(axis=0), target.mean(axis=0)
@@ -27,7 +27,7 @@ def rigid_fit(source: np.ndarray, target: np.ndarray) -> tuple[float, np.ndarray
 
 
 def head_pose(landmarks: np.ndarray, mean_face: np.ndarray) -> Pose:
-    """Pose of a mesh float [468, 3] against the mean face float [468, 3] (x right, y down, z away from the camera)."""
+    """Pose of a mesh against the mean face, both float [468, 3]; x right, y down, z away from the camera."""
     _, rotation, _ = rigid_fit(mean_face, landmarks)
     return pose_of_rotation(rotation)
 

@@ -46,8 +46,8 @@ class Face:
     pose:
         Yaw, pitch and roll in degrees.
     size:
-        The larger side of the upright box around the landmarks, pixels: about the distance from the forehead's
-        hairline to the chin. It does not depend on roll.
+        The larger side of the upright box around the landmarks, pixels: about the distance from the
+        forehead's hairline to the chin. It does not depend on roll.
     keypoints:
         float32 [5, 2], pixels: left eye, right eye, nose tip, left and right mouth corner.
     """
