@@ -166,8 +166,8 @@ class JudgeOptions:
     either way."""
 
     epochs: int = 8
-    batch: int = 64
-    learning_rate: float = 2e-3
+    batch: int = 32
+    learning_rate: float = 1.5e-3
     weight_decay: float = 2e-2
     minutes: float = 6.0
     seed: int = 0
@@ -184,6 +184,7 @@ def train_judge(data: ZoneData, options: JudgeOptions) -> tuple[Judge, dict[str,
     torch.manual_seed(options.seed)
     random = np.random.default_rng(options.seed)
     judge = Judge(JudgeConfig(zones=data.kinds))
+    judge.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     train = np.flatnonzero((data.split == "train") & np.isfinite(data.score))
     if len(train) < options.batch:
         raise UsageError(f"{len(train)} training crops are fewer than a batch of {options.batch}")
@@ -205,7 +206,7 @@ def train_judge(data: ZoneData, options: JudgeOptions) -> tuple[Judge, dict[str,
                 break
             for group in optimizer.param_groups:
                 group["lr"] = (
-                    options.learning_rate * min(1.0, step / 50) * 0.5 * (1 + np.cos(np.pi * min(done, 1.0)))
+                    options.learning_rate * min(1.0, step / 100) * 0.5 * (1 + np.cos(np.pi * min(done, 1.0)))
                 )
             rows = np.sort(order[start : start + options.batch])
             loss = _step(
@@ -213,7 +214,7 @@ def train_judge(data: ZoneData, options: JudgeOptions) -> tuple[Judge, dict[str,
             )
             loss_mean = loss if np.isnan(loss_mean) else 0.98 * loss_mean + 0.02 * loss
             step += 1
-            if step % 50 == 0:
+            if step % 100 == 0:
                 logger.info(
                     "step %d of %d, loss %.4f, %.0f s", step, total, loss_mean, time.monotonic() - started
                 )
