@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import agesdk
 from agesdk import errors
 from agesdk.cli import main
-from tests import tiny_bundle
+from agesdk.imaging import read_image, read_settings, write_image
+from tests import tiny_bundle, tiny_zone_bundle
 
 ROOT = Path(__file__).parents[1]
 PORTRAIT = Path(agesdk.__file__).parent / "data" / "astronaut.jpg"
@@ -31,6 +35,11 @@ def command(*arguments: str | Path, cwd: Path | None = None) -> subprocess.Compl
 @pytest.fixture(scope="module")
 def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tiny_bundle.save(tmp_path_factory.mktemp("bundle"))
+
+
+@pytest.fixture(scope="module")
+def zone_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny_zone_bundle.save(tmp_path_factory.mktemp("zones"))
 
 
 def test_version_and_help_go_to_stdout() -> None:
@@ -140,3 +149,154 @@ def test_a_closed_pipe_is_no_traceback(bundle: Path) -> None:
     process.stdout.close()
     assert "Traceback" not in process.stderr.read()
     process.wait()
+
+
+def test_age_writes_a_marked_picture_and_tells_scores(zone_bundle: Path, tmp_path: Path) -> None:
+    out = tmp_path / "older.png"
+    arguments = ["age", PORTRAIT, out, "--zone", "nasolabial=80", "--zone", "nasolabial_right=keep"]
+    done = command(*arguments, "--seed", "7", "--bundle", zone_bundle, "--threads", "1", "--json")
+    assert done.returncode == 0, done.stderr
+    result = json.loads(done.stdout)
+    assert result["seed"] == 7
+    assert list(result["zones"]) == ["nasolabial_left"]
+    assert result["zones"]["nasolabial_left"]["target"] == 0.8
+    settings = read_settings(out)
+    assert settings is not None
+    assert settings["seed"] == 7
+    assert settings["targets"] == {"nasolabial_left": 0.8}
+    before, after = read_image(PORTRAIT), read_image(out)
+    changed = np.argwhere((before != after).any(axis=2))
+    assert before.shape == after.shape
+    assert len(changed) > 0
+    assert np.ptp(changed, axis=0).max() < 64  # one zone of a face of 110 pixels
+
+
+def test_the_same_seed_gives_the_same_file(zone_bundle: Path, tmp_path: Path) -> None:
+    for name in ("a.png", "b.png"):
+        line = ["age", str(PORTRAIT), str(tmp_path / name), "--uniform", "60%", "--seed", "3", "--quiet"]
+        assert main([*line, "--bundle", str(zone_bundle), "--threads", "1"]) == 0
+    assert (tmp_path / "a.png").read_bytes() == (tmp_path / "b.png").read_bytes()
+
+
+def test_analyze_gives_scores_and_an_overlay_that_is_no_generated_picture(
+    zone_bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    overlay = tmp_path / "zones.png"
+    line = [
+        "analyze",
+        str(PORTRAIT),
+        "--overlay",
+        str(overlay),
+        "--bundle",
+        str(zone_bundle),
+        "--threads",
+        "1",
+        "--json",
+    ]
+    assert main(line) == 0
+    described = json.loads(capsys.readouterr().out)
+    assert len(described["zones"]) == 12
+    assert 60 < described["face"]["size"] < 160
+    assert read_image(overlay).shape == read_image(PORTRAIT).shape
+    assert b"digitalsourcetype" not in overlay.read_bytes()
+    assert main(["analyze", str(PORTRAIT), "--bundle", str(zone_bundle), "--threads", "1"]) == 0
+    assert "forehead" in capsys.readouterr().out
+
+
+def test_demo_writes_one_labelled_picture_and_says_where(zone_bundle: Path, tmp_path: Path) -> None:
+    done = command("demo", "--bundle", zone_bundle, "--threads", "1", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "agesdk-demo/demo.png" in done.stdout
+    height, width, _ = read_image(tmp_path / "agesdk-demo/demo.png").shape
+    assert width > 3 * height
+    assert sorted(path.name for path in (tmp_path / "agesdk-demo").iterdir()) == [
+        "demo.png",
+        "older.png",
+        "younger.png",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("photo", "message"),
+    [
+        ("missing.jpg", "does not exist"),
+        ("grey.png", "shows no face"),
+        ("text.jpg", "not a JPEG, PNG or WebP"),
+    ],
+)
+def test_unusable_photos_end_with_code_2_and_no_output(
+    photo: str, message: str, zone_bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_image(tmp_path / "grey.png", np.full((200, 200, 3), 128, np.uint8))
+    (tmp_path / "text.jpg").write_text("hello")
+    out = tmp_path / "out.png"
+    line = [
+        "age",
+        str(tmp_path / photo),
+        str(out),
+        "--uniform",
+        "50",
+        "--bundle",
+        str(zone_bundle),
+        "--threads",
+        "1",
+    ]
+    assert main(line) == 2
+    assert message in capsys.readouterr().err
+    assert not out.exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "code", "message"),
+    [
+        (["--face", "3"], 2, "There is no face 3"),
+        (["--provider", "quantum"], 1, "quantum"),
+        (["--backend", "abacus"], 1, "abacus"),
+        (["--refine"], 2, "no refiner"),
+    ],
+)
+def test_what_the_bundle_or_the_machine_lacks_is_told(
+    options: list[str],
+    code: int,
+    message: str,
+    zone_bundle: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    line = [
+        "age",
+        str(PORTRAIT),
+        str(tmp_path / "out.png"),
+        "--uniform",
+        "50",
+        "--bundle",
+        str(zone_bundle),
+        "--threads",
+        "1",
+    ]
+    assert main([*line, *options]) == code
+    assert message in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_interrupt_ends_with_code_130_and_leaves_nothing_half_written(
+    zone_bundle: Path, tmp_path: Path
+) -> None:
+    line = [
+        sys.executable,
+        "-m",
+        "agesdk",
+        "demo",
+        "--out",
+        str(tmp_path / "out"),
+        "--bundle",
+        str(zone_bundle),
+    ]
+    process = subprocess.Popen(line, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    while not (tmp_path / "out/younger.png").exists():
+        time.sleep(0.005)
+    process.send_signal(signal.SIGINT)
+    _, text = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "Traceback" not in text
+    assert {path.name for path in (tmp_path / "out").iterdir()} <= {"younger.png", "older.png"}

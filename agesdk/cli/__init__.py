@@ -33,9 +33,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return end.code if isinstance(end.code, int) else EXIT_BAD_INPUT
     # OpenCV logs what a decoder dislikes to stderr; the typed error says it in a sentence.
     os.environ.setdefault("OPENCV_LOG_LEVEL", "ERROR")
-    logging.basicConfig(
-        level=logging.ERROR if options.quiet else logging.WARNING, format="agesdk: %(message)s"
-    )
+    _log_to_stderr(logging.ERROR if options.quiet else logging.INFO)
     try:
         code = int(options.run(options))
         sys.stdout.flush()
