@@ -103,8 +103,8 @@ def _apart(landmarks: np.ndarray) -> list[list[Zone]]:
 
 
 def _meet(landmarks: np.ndarray, a: Zone, b: Zone) -> bool:
-    polygons = (zone_outline(landmarks, zone).astype(np.float32) for zone in (a, b))
-    return cv2.intersectConvexConvex(*polygons)[0] > 0
+    first, second = (zone_outline(landmarks, zone).astype(np.float32) for zone in (a, b))
+    return bool(cv2.intersectConvexConvex(first, second)[0] > 0)
 
 
 def _draw(canvas: np.ndarray, view: FaceView, landmarks: np.ndarray, zone: Zone) -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+import importlib
 import logging
 import subprocess
 import sys
@@ -249,7 +250,7 @@ def _drawn_face(size: int, angle: float, light: float) -> np.ndarray:
 
     def ellipse(cx: float, cy: float, rx: float, ry: float) -> np.ndarray:
         distance = np.sqrt(((x - cx) / rx) ** 2 + ((y - cy) / ry) ** 2)
-        return np.clip((1.0 - distance) * min(rx, ry) * size / 3 + 0.5, 0.0, 1.0)[..., None]
+        return np.asarray(np.clip((1.0 - distance) * min(rx, ry) * size / 3 + 0.5, 0.0, 1.0)[..., None])
 
     picture = np.full((size, size, 3), (150.0, 165.0, 180.0))
     for shape, colour in (
@@ -263,7 +264,7 @@ def _drawn_face(size: int, angle: float, light: float) -> np.ndarray:
         (ellipse(0, 0.35, 0.16, 0.05), (175, 85, 85)),
     ):
         picture += shape * (np.array(colour, np.float64) - picture)
-    return picture * light
+    return np.asarray(picture * light)
 
 
 def run_onnx(model: bytes, pictures: np.ndarray) -> dict[str, np.ndarray]:
@@ -278,13 +279,13 @@ def run_onnx(model: bytes, pictures: np.ndarray) -> dict[str, np.ndarray]:
 def run_litert(network: Network, data: bytes, pictures: np.ndarray) -> dict[str, np.ndarray] | None:
     """LiteRT's outputs of the original network, picture by picture; None where LiteRT is not installed."""
     try:
-        from ai_edge_litert.interpreter import Interpreter
+        litert = importlib.import_module("ai_edge_litert.interpreter")
     except ImportError:
         logger.warning(
             "ai-edge-litert is not installed: %s is not compared with the original", network.component
         )
         return None
-    interpreter = Interpreter(model_content=data, num_threads=1)
+    interpreter = litert.Interpreter(model_content=data, num_threads=1)
     interpreter.allocate_tensors()
     (source,) = interpreter.get_input_details()
     details = interpreter.get_output_details()

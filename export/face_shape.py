@@ -68,7 +68,7 @@ def _procrustes_mean(landmarks: np.ndarray) -> np.ndarray:
 
 def _normalised(mesh: np.ndarray) -> np.ndarray:
     centred = mesh - mesh.mean(axis=0)
-    return centred / np.sqrt((centred**2).sum(axis=1).mean())
+    return np.asarray(centred / np.sqrt((centred**2).sum(axis=1).mean()))
 
 
 def _mirror_table(mean: np.ndarray) -> np.ndarray:

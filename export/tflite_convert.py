@@ -98,9 +98,11 @@ def convert(
     source = values[graph.Inputs(0)]
     height, width = source.shape[1:3]
     picture = builder.node("Cast", [input_name], to=TensorProto.FLOAT)
-    picture = builder.node("Mul", [picture, builder.constant(np.float32(scale), "input_scale")])
+    picture = builder.node("Mul", [picture, builder.constant(np.array(scale, np.float32), "input_scale")])
     if offset:
-        picture = builder.node("Add", [picture, builder.constant(np.float32(offset), "input_offset")])
+        picture = builder.node(
+            "Add", [picture, builder.constant(np.array(offset, np.float32), "input_offset")]
+        )
     source.name = builder.node("Transpose", [picture], perm=[0, 3, 1, 2])
     source.channels_first = True
 
@@ -226,7 +228,10 @@ def _finish(
     if activation == 1:
         name = builder.node("Relu", [name])
     elif activation == 3:
-        low, high = builder.constant(np.float32(0), "zero"), builder.constant(np.float32(6), "six")
+        low, high = (
+            builder.constant(np.array(0, np.float32), "zero"),
+            builder.constant(np.array(6, np.float32), "six"),
+        )
         name = builder.node("Clip", [name, low, high])
     elif activation != 0:
         raise TFLiteConversionError(f"The fused activation {activation} is not known.")

@@ -57,7 +57,7 @@ class Detections:
     def angle(self) -> np.ndarray:
         """Clockwise turn of the line through the eyes, radians, float64 [N]."""
         across = self.keypoints[:, 1] - self.keypoints[:, 0]
-        return np.arctan2(across[:, 1], across[:, 0])
+        return np.asarray(np.arctan2(across[:, 1], across[:, 0]))
 
     def take(self, which: np.ndarray) -> Detections:
         return Detections(self.centre[which], self.side[which], self.score[which], self.keypoints[which])
@@ -162,7 +162,7 @@ def box_overlap(centre: np.ndarray, side: np.ndarray) -> np.ndarray:
     shared = np.minimum(high[:, None], high[None]) - np.maximum(low[:, None], low[None])
     intersection = np.prod(np.maximum(shared, 0.0), axis=-1)
     area = side**2
-    return intersection / np.maximum(area[:, None] + area[None] - intersection, 1e-12)
+    return np.asarray(intersection / np.maximum(area[:, None] + area[None] - intersection, 1e-12))
 
 
 def weighted_nms(detections: Detections, overlap_threshold: float) -> Detections:
@@ -224,7 +224,7 @@ def _cut_off(frame: np.ndarray, centre: np.ndarray, side: np.ndarray, size: tupl
     margin = 0.01 * frame_step(frame) * INPUT_SIZE
     goes_on = np.all((inside > margin) & (inside < np.array(size) - 1 - margin), axis=1)
     beyond = np.column_stack([centre - side[:, None] / 2 < 0, centre + side[:, None] / 2 > INPUT_SIZE])
-    return np.any(beyond & goes_on, axis=1)
+    return np.asarray(np.any(beyond & goes_on, axis=1))
 
 
 _WORK_SIDE = 1024

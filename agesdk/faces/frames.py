@@ -41,7 +41,7 @@ def frame_step(frame: np.ndarray) -> float:
 
 def to_image(frame: np.ndarray, points: np.ndarray) -> np.ndarray:
     """Frame pixels [..., 2] as image pixels."""
-    return points @ frame[:, :2].T + frame[:, 2]
+    return np.asarray(points @ frame[:, :2].T + frame[:, 2])
 
 
 def cut(image: np.ndarray, frame: np.ndarray, size: int) -> np.ndarray:
@@ -69,10 +69,7 @@ def cut(image: np.ndarray, frame: np.ndarray, size: int) -> np.ndarray:
         region = cv2.resize(region, shrunk, interpolation=cv2.INTER_AREA)
         local[:, :2] *= factors[:, None]
         local[:, 2] = (local[:, 2] + 0.5) * factors - 0.5
-    return cv2.warpAffine(
-        region,
-        local,
-        (size, size),
-        flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP,
-        borderMode=cv2.BORDER_CONSTANT,
+    method = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
+    return np.asarray(
+        cv2.warpAffine(region, local, (size, size), flags=method, borderMode=cv2.BORDER_CONSTANT)
     )
