@@ -45,7 +45,9 @@ def ridge_features(crop: NDArray[np.uint8], mask: NDArray[np.float32]) -> NDArra
     wide = cv2.GaussianBlur(mask, (0, 0), 6.0)
     level = cv2.GaussianBlur(log_luminance * mask, (0, 0), 6.0) / np.maximum(wide, 1e-3)
     filled = mask * log_luminance + (1.0 - mask) * np.where(wide > 1e-2, level, log_luminance)
-    inner = cv2.erode(mask, np.ones((5, 5), np.uint8)) ** 2
+    inner = cv2.erode(mask, cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (13, 13))) ** 2
+    if inner.sum() < 200.0:  # a sliver of skin: keep what there is
+        inner = cv2.erode(mask, np.ones((5, 5), np.uint8)) ** 2
     total_weight = float(inner.sum()) + 1e-6
     values = []
     for scale in SCALES:
@@ -57,6 +59,10 @@ def ridge_features(crop: NDArray[np.uint8], mask: NDArray[np.float32]) -> NDArra
         largest = np.maximum(half_trace + gap, 0.0)
         coherent = np.clip(largest - np.abs(half_trace - gap), 0.0, None)
         for response in (largest, np.maximum(dyy, 0.0), np.maximum(dxx, 0.0), coherent):
+            # A mole or a stray hair is strong and small; a cap at the 99th percentile keeps it from counting as much
+            # as a field of wrinkles.
+            on_skin = response[inner > 0.25]
+            response = np.minimum(response, np.quantile(on_skin, 0.99)) if on_skin.size else response
             values.append(np.log(float((inner * response**2).sum()) / total_weight + _FLOOR))
     return np.array(values)
 

@@ -33,6 +33,9 @@ STORED_SIZE = 160
 MARGIN = (STORED_SIZE - CROP_SIZE) // 2
 MINIMUM_SKIN = 0.12
 """A crop with less bare skin than this share says nothing about its zone and is left out."""
+MINIMUM_OF_MEDIAN = 0.6
+"""So is one with less than this part of its kind's median: a moustache, a fringe or a frame covers the zone, and what
+its edges do to ridge filters is no wrinkle."""
 
 
 @dataclass(frozen=True)
@@ -131,7 +134,8 @@ def prepare(faces: Path, out: Path, scores_csv: Path | None = None) -> None:
     scores, index = np.full(count, np.nan), np.full(count, np.nan)
     fitted = []
     for kind in ZONE_KINDS:
-        rows = np.array([z.kind == kind for z in zones]) & (skin >= MINIMUM_SKIN)
+        rows = np.array([z.kind == kind for z in zones])
+        rows &= skin >= max(MINIMUM_SKIN, MINIMUM_OF_MEDIAN * float(np.median(skin[rows])))
         members = np.flatnonzero(rows)
         fit, index[rows] = fit_wrinkle_index(
             kind,
