@@ -195,13 +195,13 @@ def train_judge(data: ZoneData, options: JudgeOptions) -> tuple[Judge, dict[str,
         lr=options.learning_rate,
     )
     total = options.epochs * (len(train) // options.batch)
-    started, step, loss_mean = time.monotonic(), 0, float("nan")
+    started, step, loss_mean = time.process_time(), 0, float("nan")
     done = 0.0
     judge.train()
     while done < 1:
         order = random.permutation(train)
         for start in range(0, len(order) - options.batch + 1, options.batch):
-            done = max(step / total, (time.monotonic() - started) / (60 * options.minutes))
+            done = max(step / total, (time.process_time() - started) / (60 * options.minutes))
             if done >= 1:
                 break
             for group in optimizer.param_groups:
@@ -216,12 +216,12 @@ def train_judge(data: ZoneData, options: JudgeOptions) -> tuple[Judge, dict[str,
             step += 1
             if step % 100 == 0:
                 logger.info(
-                    "step %d of %d, loss %.4f, %.0f s", step, total, loss_mean, time.monotonic() - started
+                    "step %d of %d, loss %.4f, %.0f s", step, total, loss_mean, time.process_time() - started
                 )
     judge.eval()
     report = {
         "steps": step,
-        "seconds": round(time.monotonic() - started, 1),
+        "seconds": round(time.process_time() - started, 1),
         "options": asdict(options),
         "held_out": held_out(judge, data),
     }
@@ -351,7 +351,10 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     parser.add_argument("out", type=Path, metavar="OUT", help="folder for model.safetensors and config.json")
     parser.add_argument("--epochs", type=int, default=JudgeOptions.epochs)
     parser.add_argument(
-        "--minutes", type=float, default=JudgeOptions.minutes, help="stop by then (default %(default)s)"
+        "--minutes",
+        type=float,
+        default=JudgeOptions.minutes,
+        help="stop by then, in minutes of processor time (default %(default)s)",
     )
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--seed", type=int, default=0)

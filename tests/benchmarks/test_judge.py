@@ -70,7 +70,7 @@ def test_crops_of_too_little_skin_have_no_score(folder: Path) -> None:
 
 def test_it_learns_and_survives_saving(folder: Path, tmp_path: Path) -> None:
     data = ZoneData.open(folder)
-    judge, report = train_judge(data, JudgeOptions(epochs=12, batch=8, learning_rate=3e-3, minutes=0.2))
+    judge, report = train_judge(data, JudgeOptions(epochs=8, batch=8, learning_rate=3e-3, minutes=0.2))
     held_out = report["held_out"]
     assert set(held_out) == {*KINDS, "all"}
     assert held_out["all"]["crops"] == 23  # 24 of the test split, one without a score
