@@ -291,6 +291,8 @@ def test_an_interrupt_ends_with_code_130_and_leaves_nothing_half_written(
         str(tmp_path / "out"),
         "--bundle",
         str(zone_bundle),
+        "--threads",
+        "1",
     ]
     process = subprocess.Popen(line, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
     while not (tmp_path / "out/younger.png").exists():
