@@ -1,14 +1,15 @@
 """Checkpoint folders: components (weights of one module) and training states (everything a resume needs).
 
-A component folder holds ``config.json`` and safetensors weights. Folders of diffusers and transformers models are
-read and written with those libraries; folders of this project's small models name their class in ``_class_name``:
+A component folder holds ``config.json`` and safetensors weights. Folders of diffusers and transformers models
+are read and written with those libraries; folders of this project's small models name their class in
+``_class_name``:
 
     {"_class_name": "SmallUNet", "channels": [96, 192], ...}      config.json: keyword arguments of the class
     model.safetensors                                             its state dict
 
-A training state folder ``step-00001000`` holds ``state.pt`` (tensors; read with ``weights_only=True``, so nothing in
-it is executed) and ``state.json`` (step, random states of every process, caller's extras). Folders appear under their
-final name only when complete: an interrupted write leaves the previous state untouched.
+A training state folder ``step-00001000`` holds ``state.pt`` (tensors; read with ``weights_only=True``, so
+nothing in it is executed) and ``state.json`` (step, random states of every process, caller's extras). Folders
+appear under their final name only when complete: an interrupted write leaves the previous state untouched.
 """
 
 from __future__ import annotations
@@ -31,6 +32,8 @@ import numpy as np
 import torch
 from torch import nn
 
+from agesdk.errors import AgeSDKError
+
 logger = logging.getLogger(__name__)
 
 WEIGHTS_NAME = "model.safetensors"
@@ -41,11 +44,12 @@ REGISTRY: dict[str, str] = {
     "SmallUNet": "training.unet",
     "ConditionEncoder": "training.unet",
     "ScoreNet": "training.scorenet",
+    "LatentDiscriminator": "training.discriminator",
 }
 """Class name → module of this project's own components. `register_component` adds to it."""
 
 
-class CheckpointError(Exception):
+class CheckpointError(AgeSDKError):
     """A checkpoint folder is missing, incomplete or of another model."""
 
 
@@ -65,9 +69,9 @@ def register_component(class_name: str, module_name: str) -> None:
 def save_component(module: nn.Module, folder: str | Path) -> Path:
     """Write a component folder atomically; returns it.
 
-    ``module`` is a diffusers or transformers model, or a registered small model whose ``config`` attribute is a
-    dataclass instance or a mapping. `load_component` builds it again with its class method ``from_config(dict)``
-    or, without one, with the entries as keyword arguments.
+    ``module`` is a diffusers or transformers model, or a registered small model whose ``config`` attribute is
+    a dataclass instance or a mapping. `load_component` builds it again with its class method
+    ``from_config(dict)`` or, without one, with the entries as keyword arguments.
     """
     folder = Path(folder)
     with atomic_folder(folder) as target:
@@ -78,7 +82,8 @@ def save_component(module: nn.Module, folder: str | Path) -> Path:
         name = type(module).__name__
         if name not in REGISTRY:
             raise CheckpointError(
-                f"{name} is not a registered component: call training.checkpoint.register_component('{name}', MODULE)"
+                f"{name} is not a registered component",
+                fix=f"Call training.checkpoint.register_component('{name}', MODULE)",
             )
         from safetensors.torch import save_model
 
@@ -90,12 +95,13 @@ def save_component(module: nn.Module, folder: str | Path) -> Path:
 
 
 def load_component(
-    folder: str | Path, device: str | torch.device = "cpu", dtype: torch.dtype | None = None
+    folder: str | Path, device: str | torch.device = "cpu", dtype: torch.dtype = torch.float32
 ) -> nn.Module:
     """Build the module a component folder describes, with its weights, in eval mode.
 
     The class comes from ``_class_name`` (this project's registry, then diffusers) or ``architectures``
-    (transformers). Raises `CheckpointError` naming the file when the folder is incomplete or the class is unknown.
+    (transformers). Raises `CheckpointError` naming the file when the folder is incomplete or the class is
+    unknown.
     """
     folder = Path(folder)
     config = read_config(folder)
@@ -112,6 +118,19 @@ def load_component(
             "'architectures' (transformers)"
         )
     return module.to(device=device, dtype=dtype).eval()
+
+
+def new_component(class_name: str, options: Mapping[str, Any]) -> nn.Module:
+    """A registered component with fresh weights; `CheckpointError` names options its class does not take."""
+    cls = getattr(importlib.import_module(REGISTRY[class_name]), class_name)
+    from_config = getattr(cls, "from_config", None)
+    try:
+        module: nn.Module = from_config(dict(options)) if from_config else cls(**options)
+    except TypeError as error:
+        raise CheckpointError(
+            f"{class_name} can not be made of the options {dict(options)}", str(error)
+        ) from error
+    return module
 
 
 def read_config(folder: str | Path) -> dict[str, Any]:
@@ -135,24 +154,22 @@ def _config_of(module: nn.Module) -> dict[str, Any]:
     if isinstance(config, Mapping):
         return {key: value for key, value in config.items() if key != "_class_name"}
     raise CheckpointError(
-        f"{type(module).__name__} has no usable 'config' attribute: give it the keyword arguments of its constructor "
-        "as a dataclass or a mapping"
+        f"{type(module).__name__} has no usable 'config' attribute",
+        fix="Give it the keyword arguments of its constructor as a dataclass or a mapping",
     )
 
 
 def _load_own(folder: Path, class_name: str, config: dict[str, Any]) -> nn.Module:
     from safetensors.torch import load_model
 
-    cls = getattr(importlib.import_module(REGISTRY[class_name]), class_name)
     arguments = {key: value for key, value in config.items() if not key.startswith("_")}
     weights = folder / WEIGHTS_NAME
     if not weights.is_file():
         raise CheckpointError(f"{weights} does not exist: the component folder is incomplete")
+    module = new_component(class_name, arguments)
     try:
-        from_config = getattr(cls, "from_config", None)
-        module: nn.Module = from_config(arguments) if from_config else cls(**arguments)
         load_model(module, str(weights), strict=True)
-    except (TypeError, RuntimeError) as error:
+    except RuntimeError as error:
         raise CheckpointError(f"{folder} does not fit class {class_name}: {error}") from error
     return module
 
@@ -163,11 +180,19 @@ def _load_pretrained(library: str, class_name: str, folder: Path) -> nn.Module:
         raise CheckpointError(
             f"{folder / CONFIG_NAME} names class '{class_name}', which {library} does not have"
         )
+    options = {"local_files_only": True, "use_safetensors": True, "output_loading_info": True}
     try:
-        module: nn.Module = cls.from_pretrained(folder, local_files_only=True, use_safetensors=True)
+        module, info = cls.from_pretrained(str(folder), **options)
     except (OSError, RuntimeError, ValueError) as error:
-        raise CheckpointError(f"{folder} can not be loaded as {library}.{class_name}: {error}") from error
-    return module
+        raise CheckpointError(f"{folder} can not be loaded as {library}.{class_name}", str(error)) from error
+    # Both libraries only warn of absent weights and leave them random.
+    missing = sorted(map(str, info["missing_keys"]))
+    if missing:
+        raise CheckpointError(
+            f"the weights in {folder} lack '{missing[0]}' ({len(missing)} keys are missing)"
+        )
+    loaded: nn.Module = module
+    return loaded
 
 
 @contextlib.contextmanager
@@ -245,7 +270,8 @@ def save_state(
 def load_state(folder: str | Path, objects: Mapping[str, HasState], rank: int = 0) -> Restored:
     """Fill ``objects`` and the random states from a training state folder.
 
-    The names must be those of the save. A process whose rank the save did not know keeps its random state (logged).
+    The names must be those of the save. A process whose rank the save did not know keeps its random state
+    (logged).
     """
     folder = Path(folder)
     try:
@@ -255,8 +281,8 @@ def load_state(folder: str | Path, objects: Mapping[str, HasState], rank: int = 
         raise CheckpointError(f"{folder} is not a complete training state: {error}") from error
     if set(states) != set(objects):
         raise CheckpointError(
-            f"{folder} holds {sorted(states)}, but this training has {sorted(objects)}: it was made with another "
-            "configuration"
+            f"{folder} holds the states {sorted(states)}, but this training has {sorted(objects)}",
+            "It was made with another configuration",
         )
     for name, item in objects.items():
         try:
@@ -290,9 +316,10 @@ def latest_state(root: str | Path) -> Path | None:
 
 
 def rng_state() -> dict[str, Any]:
-    """The states of python's, numpy's and torch's global generators (and of every CUDA device), JSON-ready."""
+    """The states of python's, numpy's and torch's global generators (and of every CUDA device),
+    JSON-ready."""
     version, internal, gauss = random.getstate()
-    legacy = np.random.get_state(legacy=False)
+    legacy = np.random.get_state(legacy=False)  # noqa: NPY002 (the state of what others may use)
     assert isinstance(legacy, dict)
     return {
         "python": [version, list(internal), gauss],
@@ -316,7 +343,7 @@ def set_rng_state(state: Mapping[str, Any]) -> None:
         "key": np.asarray(legacy["state"]["key"], dtype=np.uint32),
         "pos": legacy["state"]["pos"],
     }
-    np.random.set_state(legacy)
+    np.random.set_state(legacy)  # noqa: NPY002
     torch.set_rng_state(_bytes_tensor(state["torch"]))
     if state["cuda"] and torch.cuda.is_available():
         torch.cuda.set_rng_state_all([_bytes_tensor(text) for text in state["cuda"]])

@@ -18,7 +18,8 @@ class EMA:
 
     Parameters
     ----------
-    module: the module to follow. Tensors that do not require gradients and are no buffers (frozen parameters) are
+    module: the module to follow. Tensors that do not require gradients and are no buffers (frozen parameters)
+    are
         not followed.
     decay: the limit of d_n, in 0..1.
     """

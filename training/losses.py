@@ -1,10 +1,11 @@
 """The objective of LDLA ("Locally Controlled Face Aging with Latent Diffusion Models"), equations 1 to 6.
 
-Every function is pure: tensors in, tensors out, no models. The trainer calls the UNet and ScoreNet and hands their
-outputs over. Shapes: latents, noise and model outputs ``[B, C, h, w]``, masks ``[B, 1, h, w]`` in 0..1, timesteps
-int64 ``[B]``, scores ``[B]`` in 0..1, ``alphas_cumprod`` ``[T]`` (ᾱ of the noise schedule). Every loss is a float32
-scalar: the mean over the batch of a per-sample mean, so that the gradient of several equally filled processes,
-averaged, is the gradient of one process with the whole batch.
+Every function is pure: tensors in, tensors out, no models. The trainer calls the UNet and ScoreNet and hands
+their outputs over. Shapes: latents, noise and model outputs ``[B, C, h, w]``, masks ``[B, 1, h, w]`` in 0..1,
+timesteps int64 ``[B]``, scores ``[B]`` in 0..1, ``alphas_cumprod`` ``[T]`` (ᾱ of the noise schedule). Every
+loss is a float32
+scalar: the mean over the batch of a per-sample mean, so that the gradient of several equally filled
+processes, averaged, is the gradient of one process with the whole batch.
 """
 
 from __future__ import annotations
@@ -130,14 +131,15 @@ def cycle_loss(
     """L_cycle, equation 3: E‖z_0 − ẑ_0(ẑ_0(z_t, c_target), c_full)‖², in latent space.
 
     ``cycled_estimate`` is the one-step estimate (equation 4) under the true full condition, started from the
-    re-noised one-step estimate under the condition with a random target score: going to the target and back gives
-    the source.
+    re-noised one-step estimate under the condition with a random target score: going to the target and back
+    gives the source.
     """
     return weighted_mse(cycled_estimate, latents, mask, sample_weight)
 
 
 def score_loss(predicted_score: Tensor, target_score: Tensor, sample_weight: Tensor | None = None) -> Tensor:
-    """L_score, equation 5: E(S(ẑ_0(z_t, c_target)) − s_target)², with S the ScoreNet and s_target the random target.
+    """L_score, equation 5: E(S(ẑ_0(z_t, c_target)) − s_target)², with S the ScoreNet and s_target the random
+    target.
 
     ``predicted_score`` and ``target_score``: ``[B]`` in 0..1.
     """
@@ -161,3 +163,34 @@ def total_loss(
     if not terms:
         raise ValueError("no loss term was given: compute at least one of L_full, L_zone, L_cycle, L_score")
     return torch.stack(terms).sum()
+
+
+def adversarial_loss(logits: Tensor, mask: Tensor) -> Tensor:
+    """The generator's hinge term, −E D(ẑ_0): beyond the paper. ``logits`` [B, 1, h', w'], ``mask`` [B, 1, h,
+    w]."""
+    return -_masked_mean(logits, mask)
+
+
+def discriminator_loss(
+    real: Tensor, estimated: Tensor, mismatched: Tensor, mask: Tensor, mismatched_share: float = 0.3
+) -> Tensor:
+    """Hinge loss of a discriminator conditioned on the score: beyond the paper.
+
+    Logits [B, 1, h', w'] of real latents, of estimates, and of real latents under a wrong score, which are
+    false too: that is what makes the score count. E max(0, 1−D_real) + (1−a)·E max(0, 1+D_estimated) + a·E
+    max(0, 1+D_mismatched) with a = ``mismatched_share``; means are weighted by the mask.
+    """
+    return (
+        _masked_mean(torch.relu(1.0 - real), mask)
+        + (1.0 - mismatched_share) * _masked_mean(torch.relu(1.0 + estimated), mask)
+        + mismatched_share * _masked_mean(torch.relu(1.0 + mismatched), mask)
+    )
+
+
+def _masked_mean(values: Tensor, mask: Tensor, background: float = 0.02) -> Tensor:
+    """Mean over the whole batch weighted by the mask (averaged down to the values' size) + ``background``."""
+    weight = (
+        torch.nn.functional.adaptive_avg_pool2d(mask.float(), (values.shape[-2], values.shape[-1]))
+        + background
+    )
+    return (values.float() * weight).sum() / weight.sum()

@@ -1,0 +1,92 @@
+"""Small inputs for the training tests: prepared zone crops, a tiny VAE, configurations."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+pytest.importorskip("accelerate")
+
+from agesdk.faces.zones import ZONES  # noqa: E402
+from training.autoencoder import SmallVAE, SmallVAEConfig  # noqa: E402
+from training.checkpoint import save_component  # noqa: E402
+
+LATENT_CHANNELS = 4
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> None:
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def zones_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two faces' worth of crops for training, one each for validation and test; one crop without a score."""
+    folder = tmp_path_factory.mktemp("zones")
+    rng = np.random.default_rng(0)
+    rows = [
+        (f"face{n}.jpg", zone, split) for n, split in enumerate(("train", "train", "val", "test")) for zone in ZONES
+    ]
+    base = rng.integers(60, 200, (len(rows), 20, 20, 3), dtype=np.uint8)
+    np.save(folder / "crops.npy", base.repeat(8, axis=1).repeat(8, axis=2))
+    masks = np.zeros((len(rows), 160, 160), np.uint8)
+    masks[:, 30:130, 40:120] = 255
+    np.save(folder / "masks.npy", masks)
+    with open(folder / "index.csv", "w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow("file zone kind side score age source ancestry split lightness wrinkle_index skin".split())
+        for n, (name, zone, split) in enumerate(rows):
+            score = "nan" if n == 3 else f"{(n % 10) / 10:.5f}"
+            writer.writerow(
+                (name, zone.name, zone.kind, zone.side, score, 40, "x", "Peru", split, 40 + n, "0.1", "0.5")
+            )
+    return folder
+
+
+@pytest.fixture(scope="session")
+def vae_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    torch.manual_seed(0)
+    config = SmallVAEConfig(
+        latent_channels=LATENT_CHANNELS,
+        encoder_channels=(8, 8),
+        encoder_blocks=(1, 1),
+        decoder_channels=(8, 8, 8),
+        decoder_blocks=(1, 1, 1),
+    )
+    return save_component(SmallVAE(config), tmp_path_factory.mktemp("components") / "vae")
+
+
+@pytest.fixture
+def small_config(zones_folder: Path, vae_folder: Path, tmp_path: Path) -> Callable[..., dict[str, Any]]:
+    """A run from scratch with a learned condition in conditioned mode, with every loss term."""
+
+    def make(**changes: Any) -> dict[str, Any]:
+        document: dict[str, Any] = {
+            "output": str(tmp_path / "run"),
+            "data": {"folder": str(zones_folder), "balance_zones": True, "dark_skin_weight": 1.5},
+            "model": {
+                "vae": str(vae_folder),
+                "mode": "conditioned",
+                "unet": {"channels": [8, 16], "blocks": 1, "heads": 2, "embedding_width": 16},
+                "condition_encoder": {"tokens": 2, "width": 8},
+                "score_net_options": {"channels": [8, 8, 8]},
+            },
+            "condition": {"type": "learned", "zone_share": 0.25},
+            "stages": [{"steps": 6, "batch_size": 2, "learning_rate": 1e-3, "final_learning_rate": 1e-4}],
+            "objective": {"mask_background": 0.1, "cycle_every": 2, "cycle_batch": 1},
+            "optimizer": {"warmup_steps": 2},
+            "run": {"cpu": True, "ema_decay": 0.9},
+            "report": {"checkpoint_every": 3, "validate_every": 0, "tensorboard": False},
+            "scheduler": {"prediction_type": "v_prediction"},
+        }
+        for key, value in changes.items():
+            document[key] = {**document[key], **value} if isinstance(value, dict) and key in document else value
+        return document
+
+    return make
