@@ -131,30 +131,45 @@ class Checkpoint:
         return [path for name in TOKENIZER_FILES if (path := self.folder / "tokenizer" / name).is_file()]
 
 
-def load_module(folder: Path, classes: tuple[str, ...]) -> nn.Module:
-    """Build the module that a component folder describes.
+def check_module(folder: Path, classes: tuple[str, ...]) -> str:
+    """Check a component folder without reading its weights: files there, headers whole, class as expected.
 
     Parameters
     ----------
     classes:
         The class names that fit.
 
+    Returns
+    -------
+    str
+        The class name.
+
     Raises
     ------
     CheckpointError
-        A missing or damaged file, another class, a key that the weights lack or do not fit.
+        A missing or damaged file, or another class.
     """
     if not folder.is_dir():
         raise CheckpointError(f"The component folder {folder} is missing")
     config = read_config(folder)
     name = config.get("_class_name") or next(iter(config.get("architectures") or []), None)
-    if name == "CLIPModel" and "CLIPTextModel" in classes:
-        name = "CLIPTextModel"
     if name not in classes:
         raise CheckpointError(
             f"{folder / 'config.json'} names the class {name!r}", f"expected {' or '.join(classes)}"
         )
     _check_weights(folder)
+    return str(name)
+
+
+def load_module(folder: Path, classes: tuple[str, ...]) -> nn.Module:
+    """Build the module that a component folder describes: float32, eval mode, no gradients.
+
+    Raises
+    ------
+    CheckpointError
+        As of `check_module`, or a key that the weights lack or that does not fit.
+    """
+    name = check_module(folder, classes)
     module = _load_own(folder) if name in _OWN else _load_pretrained(folder, name)
     return module.float().eval().requires_grad_(False)
 

@@ -63,6 +63,14 @@ class Graph(nn.Module):
         """Sizes to trace with: never 0 or 1, which tracing would take for constants."""
         return {symbol: max(low, 2) for symbol, (low, _, _) in self.profile.items()}
 
+    def parity_sizes(self) -> list[dict[str, int]]:
+        """Sizes to compare with torch at: the traced ones first, then others, one crop and height unlike
+        width."""
+        traced = self.example_sizes()
+        spatial = [symbol for symbol in self.profile if symbol != "batch"]
+        wider = {symbol: traced[symbol] + self.multiples.get(symbol, 1) for symbol in spatial[1:]}
+        return [traced, {**traced, **wider, "batch": 1}, {**traced, "batch": 3}]
+
     @staticmethod
     def shape(spec: TensorSpec, sizes: Sizes) -> list[int]:
         return [size if isinstance(size, int) else sizes[size] for size in spec.shape]

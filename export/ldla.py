@@ -65,9 +65,6 @@ REFINER_SIDES = (256, 512, 1024)
 """Smallest, usual and largest side of the refiner's picture in pixels; any multiple of 64 between is
 possible."""
 
-_EXTRA_BATCH = 3
-"""Parity is checked at the traced batch size, at 1 and at this one, which is neither."""
-
 
 @dataclass(frozen=True)
 class Options:
@@ -165,28 +162,32 @@ def export_ldla(options: Options) -> Manifest:
     UsageError, OutputError
         An option makes no sense, or the bundle can not be written.
     """
+    from . import parity
     from .bundle_writer import new_bundle
-    from .checkpoint import Checkpoint
+    from .checkpoint import Checkpoint, check_module
 
     checkpoint = Checkpoint.open(options.checkpoint)
     settings = read_settings(checkpoint, options)
     plans = make_plans(checkpoint, settings, options)
+    for plan in plans:
+        check_module(plan.folder, plan.classes)
     names = [name for plan in plans for name in plan.components]
     for name in options.keep_fp32:
         if name not in names:
             raise UsageError(
                 f"--keep-fp32 {name} names no component", f"The components are {', '.join(names)}"
             )
+    provenance = stated_provenance(checkpoint, options)
+    licenses = _licenses(checkpoint, options, provenance)
+    name, version = _name_and_version(checkpoint, options)
     with new_bundle(options.bundle, options.replace) as writer:
         components: dict[str, Component] = {}
-        differences: dict[str, list[Difference]] = {}
+        differences: dict[str, list[parity.Difference]] = {}
         for plan in _progress(plans, options.progress):
             _export_plan(plan, options, writer, components, differences)
         for path in checkpoint.tokenizer_files() if checkpoint.has_text else ():
             writer.copy(path, f"tokenizer/{path.name}")
-        provenance = make_provenance(checkpoint, options, differences)
-        writer.write_text("LICENSES.md", _licenses(checkpoint, options, provenance))
-        name, version = _name_and_version(checkpoint, options)
+        writer.write_text("LICENSES.md", licenses)
         return writer.finish(
             Manifest(
                 kind="zone-aging",
@@ -194,7 +195,7 @@ def export_ldla(options: Options) -> Manifest:
                 version=version,
                 components=components,
                 settings=settings,
-                provenance=provenance,
+                provenance={**provenance, "parity": parity.as_json(differences), "tools": _tools()},
             )
         )
 
@@ -208,6 +209,10 @@ def read_settings(checkpoint: Checkpoint, options: Options) -> ZoneAgingSettings
 
     index = checkpoint.index
     mode = index.get("mode", "plain")
+    if index.get("ancestries"):
+        raise CheckpointError(
+            f"{checkpoint.folder} names ancestries", "no condition encoder of this project takes them"
+        )
     zones = list(index.get("zones", ZONE_KINDS))
     vae = read_config(checkpoint.folder / "vae")
     if checkpoint.has_text:
@@ -217,7 +222,7 @@ def read_settings(checkpoint: Checkpoint, options: Options) -> ZoneAgingSettings
             "zone_names": {zone: zone.replace("_", " ") for zone in zones} | index.get("zone_names", {}),
         }
     else:
-        condition = {"type": "learned", "zones": zones, "ancestries": index.get("ancestries", [])}
+        condition = {"type": "learned", "zones": zones}
     defaults = CONDITIONED_DEFAULTS if mode == "conditioned" else PAPER_DEFAULTS
     document: dict[str, Any] = {
         "mode": mode,
@@ -304,7 +309,9 @@ def make_plans(checkpoint: Checkpoint, settings: ZoneAgingSettings, options: Opt
     def refiner(module: Any, made: Made) -> dict[str, graphs.Graph]:
         hidden = made[condition].outputs[0].shape[1:]
         low, usual, high = (side // factor for side in REFINER_SIDES)
-        return {"refiner_denoise": graphs.Denoise(module, channels, (low, usual, high), hidden, conditioned=False)}
+        return {
+            "refiner_denoise": graphs.Denoise(module, channels, (low, usual, high), hidden, conditioned=False)
+        }
 
     folder = checkpoint.folder
     plans = [
@@ -341,12 +348,7 @@ def _export_plan(
     for name in plan.components:
         graph = graphs.pop(name)
         precision: Precision = "fp32" if name in options.keep_fp32 else options.precision
-        sizes = graph.example_sizes()
-        batches = {sizes["batch"], 1, _EXTRA_BATCH}
-        records[name] = [
-            parity.record(graph, {**sizes, "batch": batch}, seed)
-            for seed, batch in enumerate(sorted(batches, key=lambda batch: batch != sizes["batch"]))
-        ]
+        records[name] = [parity.record(graph, sizes, seed) for seed, sizes in enumerate(graph.parity_sizes())]
         files = export_graph(graph, writer.component_folder(name), precision)
         components[name] = Component(
             name=name,
@@ -373,14 +375,8 @@ def _export_plan(
         )
 
 
-def make_provenance(
-    checkpoint: Checkpoint, options: Options, differences: Mapping[str, list[Difference]]
-) -> dict[str, Any]:
-    """What the bundle was made of and how good it is: recipe, data, licences, measured quality, parity,
-    tools."""
-    import importlib.metadata
-
-    from . import parity
+def stated_provenance(checkpoint: Checkpoint, options: Options) -> dict[str, Any]:
+    """What the checkpoint and the user say: recipe, data, licences, measured quality."""
     from .bundle_writer import read_json_object
 
     provenance: dict[str, Any] = {
@@ -391,11 +387,13 @@ def make_provenance(
     }
     if options.quality is not None:
         provenance["quality"] = read_json_object(options.quality, "quality")
-    provenance["parity"] = parity.as_json(differences)
-    provenance["tools"] = {
-        name: importlib.metadata.version(name) for name in ("torch", "onnx", "onnxscript", "onnxruntime")
-    }
     return provenance
+
+
+def _tools() -> dict[str, str]:
+    import importlib.metadata
+
+    return {name: importlib.metadata.version(name) for name in ("torch", "onnx", "onnxscript", "onnxruntime")}
 
 
 def _scheduler(checkpoint: Checkpoint) -> dict[str, Any]:

@@ -121,7 +121,7 @@ def check(component: str, model: Path, precision: str, records: Sequence[Record]
         for name in records[0].outputs
     ]
     for found in differences:
-        _judge(component, precision, found, pictures=records[0].outputs[found.output].dtype == np.uint8)
+        judge(component, precision, found, pictures=records[0].outputs[found.output].dtype == np.uint8)
     return differences
 
 
@@ -146,7 +146,7 @@ def as_json(differences: Mapping[str, Sequence[Difference]]) -> dict[str, Any]:
     return {name: {item.output: item.as_json() for item in items} for name, items in differences.items()}
 
 
-def _judge(component: str, precision: str, found: Difference, pictures: bool) -> None:
+def judge(component: str, precision: str, found: Difference, pictures: bool) -> None:
     limits = LIMITS[precision]
     if pictures:
         good = found.max_abs <= limits.levels and found.mean_abs <= limits.mean_levels
