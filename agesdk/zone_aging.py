@@ -16,7 +16,7 @@ from functools import cached_property
 import numpy as np
 
 from agesdk.bundle import Bundle
-from agesdk.errors import UsageError
+from agesdk.errors import TargetError, UsageError
 from agesdk.faces.analyzer import FaceAnalyzer, select_face
 from agesdk.faces.paste import add_change, change, missing_grain
 from agesdk.faces.types import Face
@@ -163,6 +163,8 @@ class ZoneAger:
         wanted = resolve_targets(targets)
         run = resolve(face, wanted, strength, steps, guidance_scale, ethnicity, sequential)
         refiner = Refiner(self.model) if refine else None
+        if seed is not None and seed < 0:
+            raise TargetError(f"The seed {seed} is negative", "", "Give a whole number of 0 or more")
         if noise is None:
             seed = secrets.randbits(32) if seed is None else seed
             noise = self.model.draw_noise(run.schedule, seed)

@@ -18,7 +18,7 @@ from agesdk.zone_model import ZoneModel
 MIN_INSIDE = 0.5
 """Least share of a zone that must lie in the picture."""
 
-MIN_SKIN = 0.2
+MIN_SKIN = 0.15
 """Least share of a zone that must show bare skin."""
 
 

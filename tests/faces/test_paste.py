@@ -1,0 +1,141 @@
+"""Pasting: where nothing may change nothing does, and where it may, no seam, tint or loss of detail shows."""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+import pytest
+
+from agesdk.faces.paste import add_change, change, grain_level, missing_grain
+from agesdk.faces.zones import ZONES, extract_crop, feather_mask
+
+SIZE = 128
+MASK = feather_mask(ZONES[0], SIZE)
+
+
+def picture(height=700, width=900, seed=0):
+    rng = np.random.default_rng(seed)
+    smooth = cv2.resize(
+        rng.uniform(60, 200, (7, 9, 3)).astype(np.float32), (width, height), interpolation=cv2.INTER_CUBIC
+    )
+    return np.clip(smooth + rng.normal(0, 6, (height, width, 3)), 0, 255).astype(np.uint8)
+
+
+def frame(step: float, angle: float = 0.0, mirrored: bool = False, centre=(450.0, 350.0)) -> np.ndarray:
+    columns = step * np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
+    if mirrored:
+        columns[:, 0] *= -1
+    return np.column_stack([columns, np.array(centre) - columns @ np.full(2, (SIZE - 1) / 2)])
+
+
+FRAMES = [
+    frame(1.0),
+    frame(0.3, 0.4),
+    frame(4.3, -0.7, True),
+    frame(2.0, 0.2, centre=(20.0, 690.0)),
+    frame(0.7, centre=(899.0, 5.0)),
+]
+
+
+@pytest.mark.parametrize("transform", FRAMES)
+def test_pixels_outside_the_mask_are_not_touched(transform):
+    source = picture()
+    changed = source.copy()
+    add_change(changed, np.full((SIZE, SIZE, 3), 40.0, np.float32), MASK, transform)
+    height, width = source.shape[:2]
+    support = cv2.warpAffine(
+        (MASK > 0).astype(np.float32), transform, (width, height), flags=cv2.INTER_LINEAR
+    )
+    touched = (changed != source).any(axis=2)
+    assert touched.any()
+    assert not touched[support == 0.0].any()
+
+
+@pytest.mark.parametrize("transform", FRAMES)
+def test_an_unchanged_crop_changes_nothing(transform):
+    source = picture()
+    crop = extract_crop(source, transform, SIZE)
+    pasted = source.copy()
+    add_change(pasted, change(crop, crop, MASK), MASK, transform)
+    np.testing.assert_array_equal(pasted, source)
+
+
+def test_strips_give_what_one_piece_gives(monkeypatch):
+    from agesdk.faces import paste
+
+    difference = np.random.default_rng(1).normal(0, 20, (SIZE, SIZE, 3)).astype(np.float32)
+    results = []
+    for rows in (64, 10_000):
+        monkeypatch.setattr(paste, "_STRIP_ROWS", rows)
+        pasted = picture()
+        add_change(pasted, difference, MASK, frame(4.3, 0.5))
+        results.append(pasted)
+    # The warp rounds coordinates to a fraction of a pixel, from where a strip begins.
+    assert np.abs(results[0].astype(int) - results[1]).max() <= 2
+
+
+def test_a_blend_at_the_crops_scale_is_the_feathered_mixture():
+    source = picture()
+    transform = np.array([[1.0, 0.0, 300.0], [0.0, 1.0, 200.0]])
+    crop = source[200:328, 300:428]
+    result = np.clip(crop.astype(int) + np.random.default_rng(2).integers(-9, 10, crop.shape), 0, 255).astype(
+        np.uint8
+    )
+    pasted = source.copy()
+    add_change(pasted, result.astype(np.float32) - crop, MASK, transform)
+    wanted = MASK[..., None] * result + (1.0 - MASK[..., None]) * crop
+    assert np.abs(pasted[200:328, 300:428] - wanted).max() <= 0.51
+
+
+def test_a_tint_of_the_whole_result_does_not_show():
+    crop = extract_crop(picture(), frame(1.0), SIZE)
+    tinted = np.clip(crop + np.array([12, -9, 5]), 0, 255).astype(np.uint8)
+    assert np.abs(MASK[..., None] * change(tinted, crop, MASK)).max() <= 1.5
+
+
+def test_a_line_inside_survives_the_colour_match():
+    crop = extract_crop(picture(), frame(1.0), SIZE)
+    wrinkled = crop.copy()
+    wrinkled[62:65, 30:98] = np.clip(wrinkled[62:65, 30:98].astype(int) - 40, 0, 255)
+    line = change(wrinkled, crop, MASK)[63, 40:88]
+    assert np.median(line) == pytest.approx(-40.0, abs=2.0)
+
+
+def test_detail_of_a_large_picture_is_kept():
+    """A crop of 128 pixels holds none of the grain of a picture four times as fine; the paste keeps it."""
+    source = picture()
+    transform = frame(4.0)
+    crop = extract_crop(source, transform, SIZE)
+    brighter = np.clip(crop.astype(int) + 20, 0, 255).astype(np.uint8)
+    pasted = source.copy()
+    add_change(pasted, brighter.astype(np.float32) - crop, MASK, transform)
+    inside = np.s_[330:370, 430:470]
+    before, after = (
+        image[inside].astype(float) - cv2.blur(image[inside], (9, 9)) for image in (source, pasted)
+    )
+    assert after.std() == pytest.approx(before.std(), rel=0.02)
+    assert (pasted[inside].astype(int) - source[inside]).mean() == pytest.approx(20.0, abs=0.5)
+
+
+@pytest.mark.parametrize("sigma", [1.0, 4.0, 10.0])
+def test_grain_is_measured_and_replaced(sigma):
+    rng = np.random.default_rng(3)
+    smooth = np.repeat(np.linspace(80, 170, SIZE)[None, :, None], SIZE, 0).repeat(3, 2)
+    smooth[60:63] -= 30  # a wrinkle is not grain
+    grainy = np.clip(smooth + rng.normal(0, sigma, (SIZE, SIZE, 1)), 0, 255).astype(np.uint8)
+    clean = smooth.astype(np.uint8)
+    assert grain_level(grainy, MASK) == pytest.approx(sigma, rel=0.15)
+    grain = missing_grain(clean, grainy, MASK, seed=1)
+    assert grain.std() == pytest.approx(sigma, rel=0.2)
+    np.testing.assert_array_equal(grain, missing_grain(clean, grainy, MASK, seed=1))
+    assert not missing_grain(grainy, clean, MASK, seed=1).any()
+
+
+def test_an_empty_mask_or_a_zone_outside_is_nothing():
+    source = picture()
+    pasted = source.copy()
+    difference = np.full((SIZE, SIZE, 3), 9.0, np.float32)
+    add_change(pasted, difference, np.zeros_like(MASK), frame(1.0))
+    add_change(pasted, difference, MASK, frame(1.0, centre=(-500.0, 100.0)))
+    np.testing.assert_array_equal(pasted, source)
+    assert grain_level(source[:SIZE, :SIZE], np.zeros_like(MASK)) == 0.0
