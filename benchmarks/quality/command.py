@@ -52,9 +52,10 @@ def run(arguments: argparse.Namespace) -> int:
 
     from agesdk.bundle import embedded_bundle
     from agesdk.zone_aging import ZoneAger
-    from benchmarks.quality import realism, report, sheets
+    from benchmarks.quality import realism, report
     from benchmarks.quality.measure import measure_faces, seconds_at_one_megapixel
     from benchmarks.quality.population import held_out_portraits
+    from benchmarks.quality.sheets import ContactSheets
     from benchmarks.quality.summary import summarise
 
     if arguments.count < 0 or arguments.threads < 1:
@@ -66,10 +67,12 @@ def run(arguments: argparse.Namespace) -> int:
     instruments, judge_report = _instruments(arguments)
     population = instruments.population
     portraits = held_out_portraits(arguments.faces, population, arguments.count or None, arguments.seed)
+    sheets = ContactSheets(out, arguments.full_size)
     with tqdm(total=len(portraits), unit="face", disable=None) as bar:
         measurements, failures = measure_faces(
-            ager, portraits, instruments, arguments.seed, progress=lambda done, total: bar.update()
+            ager, portraits, instruments, arguments.seed, look=sheets.add, progress=bar.update
         )
+    sheets.finish()
     if not measurements:
         raise UsageError(f"none of {len(portraits)} pictures of {arguments.faces} shows a usable face")
     crops = [crop for m in measurements for crop in m.crops]
@@ -96,9 +99,10 @@ def run(arguments: argparse.Namespace) -> int:
     report.write_json(complete, out / "report.json")
     report.write_crops(crops, figures["targets"], out / "crops.csv")
     (out / "report.txt").write_text(report.table(complete) + "\n", encoding="utf-8")
-    written = sheets.write_sheets(measurements, out, arguments.full_size)
     print((out / "report.json").read_text(encoding="utf-8") if arguments.json else report.table(complete))
-    print(f"\nreport.json, report.txt, crops.csv and {len(written)} pictures in {out}", file=sys.stderr)
+    print(
+        f"\nreport.json, report.txt, crops.csv and {len(sheets.written)} pictures in {out}", file=sys.stderr
+    )
     return 0
 
 

@@ -40,7 +40,9 @@ def feature_frechet(first: NDArray[np.floating], second: NDArray[np.floating]) -
     a, b = np.asarray(first, np.float64), np.asarray(second, np.float64)
     if min(len(a), len(b)) < 2:
         raise ValueError("a covariance needs at least two samples")
-    return gaussian_frechet(a.mean(0), np.cov(a, rowvar=False), b.mean(0), np.cov(b, rowvar=False))
+    # For a single feature np.cov gives a bare number.
+    cov_a, cov_b = (np.atleast_2d(np.cov(features, rowvar=False)) for features in (a, b))
+    return gaussian_frechet(a.mean(0), cov_a, b.mean(0), cov_b)
 
 
 def principal_axes(features: NDArray[np.floating], count: int) -> NDArray[np.float64]:

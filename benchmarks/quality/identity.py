@@ -54,6 +54,12 @@ BLOCKS = (
     *("conv256_down", "conv256_1", "conv256_2", "conv256_down_out"),
 )
 
+FACE_BLOCK = BLOCKS[-1]
+"""Its spatial mean describes a face; the embedding is a linear projection of it."""
+
+CROP_BLOCK = "conv128_2"
+"""Its spatial mean describes texture and tone of a zone crop: deep enough for lines, not yet for faces."""
+
 
 def read_weights(manifest: Path, data: Path) -> dict[str, NDArray[np.float32]]:
     """Read a TensorFlow.js weight file: tensors one after the other, plain float32 or affine-quantised uint8.
@@ -127,7 +133,11 @@ class IdentityNetwork:
 
     def embed(self, chips: Sequence[NDArray[np.uint8]]) -> NDArray[np.float32]:
         """Embeddings float32 [N, 128] of chips uint8 [150, 150, 3] RGB (:func:`identity_chip`)."""
-        return np.asarray(self.features(chips, BLOCKS[-1]) @ self._projection.numpy(), np.float32)
+        return self.project(self.features(chips, FACE_BLOCK))
+
+    def project(self, features: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Embeddings float32 [N, 128] from the features [N, 256] of the last block."""
+        return np.asarray(features @ self._projection.numpy(), np.float32)
 
     def features(
         self, images: Sequence[NDArray[np.uint8]], block: str, batch: int = 16

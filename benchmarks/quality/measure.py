@@ -19,7 +19,13 @@ from agesdk.faces.zones import CROP_SIZE, ZONES, Zone, crop_transform, extract_c
 from agesdk.imaging import read_image
 from benchmarks.quality import metrics
 from benchmarks.quality.age import AgeNetwork, age_chips
-from benchmarks.quality.identity import IdentityNetwork, distances, identity_chip
+from benchmarks.quality.identity import (
+    CROP_BLOCK,
+    FACE_BLOCK,
+    IdentityNetwork,
+    distances,
+    identity_chip,
+)
 from benchmarks.quality.population import Population, Portrait
 from benchmarks.quality.records import TARGETS, CropRecord, FaceRecord
 from training.zones import MINIMUM_SKIN, STORED_SIZE
@@ -33,6 +39,7 @@ SINGLE_ZONE = "glabella"
 """The zone aged alone to see that the rest stays."""
 
 Crop = NDArray[np.uint8]
+Features = NDArray[np.float32]
 
 
 class JudgeFunction(Protocol):
@@ -53,28 +60,29 @@ class Instruments:
 
 @dataclass(frozen=True, eq=False)
 class FaceMeasurement:
-    """The records of one face, and the pictures that the Fréchet distances and contact sheets need.
+    """The records of one face, and the features that Fréchet distances need. None stands for the source.
 
     Parameters
     ----------
     crops:
         Measured zones.
-    source_crops, aged_crops:
-        uint8 [128, 128, 3] by (zone name) and by (zone name, target).
-    pictures:
-        The source under None and results by target, uint8 [H, W, 3].
-    chips:
-        Identity chips, likewise.
-    bbox:
-        Of the face, (x0, y0, x1, y1) pixels.
+    crop_features:
+        By zone name and target, float32 [128]: :data:`~benchmarks.quality.identity.CROP_BLOCK`.
+    face_features:
+        By target, float32 [256]: :data:`~benchmarks.quality.identity.FACE_BLOCK`.
     """
 
     face: FaceRecord
     crops: list[CropRecord]
-    source_crops: dict[str, Crop]
-    aged_crops: dict[tuple[str, float], Crop]
-    pictures: dict[float | None, NDArray[np.uint8]]
-    chips: dict[float | None, NDArray[np.uint8]]
+    crop_features: dict[tuple[str, float | None], Features]
+    face_features: dict[float | None, Features]
+
+
+@dataclass(frozen=True, eq=False)
+class Pictures:
+    """The pictures of one face, by target (None: the source), and the box of the face (x0, y0, x1, y1)."""
+
+    by_target: dict[float | None, NDArray[np.uint8]]
     bbox: tuple[float, float, float, float]
 
 
@@ -84,30 +92,42 @@ def measure_faces(
     instruments: Instruments,
     seed: int = 0,
     targets: Sequence[float] = TARGETS,
-    progress: Callable[[int, int], object] | None = None,
+    look: Callable[[FaceRecord, Pictures], object] | None = None,
+    progress: Callable[[], object] | None = None,
 ) -> tuple[list[FaceMeasurement], dict[str, str]]:
     """Measure every portrait in which the runtime finds a face.
+
+    Parameters
+    ----------
+    look:
+        Called with every face's pictures, which are not kept.
+    progress:
+        Called after every portrait.
 
     Returns
     -------
     (measurements, failures)
         Failures: the reason by file, for pictures that can not be read or show no usable face.
     """
-    measurements, failures = [], {}
-    for done, portrait in enumerate(portraits):
+    measurements: list[FaceMeasurement] = []
+    failures: dict[str, str] = {}
+    for portrait in portraits:
         try:
-            measurements.append(measure_face(ager, portrait, instruments, seed, targets))
+            measurement, pictures = measure_face(ager, portrait, instruments, seed, targets)
+            measurements.append(measurement)
+            if look:
+                look(measurement.face, pictures)
         except (FaceError, ImageError) as error:
             logger.warning("%s is left out: %s", portrait.file, error)
             failures[portrait.file] = str(error)
         if progress:
-            progress(done + 1, len(portraits))
+            progress()
     return measurements, failures
 
 
 def measure_face(
     ager: ZoneAger, portrait: Portrait, instruments: Instruments, seed: int, targets: Sequence[float]
-) -> FaceMeasurement:
+) -> tuple[FaceMeasurement, Pictures]:
     """Age one face with all zones at each target, and measure it."""
     source = read_image(portrait.path)
     started = time.perf_counter()
@@ -123,8 +143,9 @@ def measure_face(
     landmarks = prepared.face.landmarks
     tone = skin_tone(source, landmarks)
     lightness, ita = face_skin_tone(source, landmarks, tone)
-    chips = {target: identity_chip(picture, landmarks) for target, picture in pictures.items()}
-    embeddings = dict(zip(chips, instruments.identity.embed(list(chips.values()))))
+    chips = [identity_chip(picture, landmarks) for picture in pictures.values()]
+    features = instruments.identity.features(chips, FACE_BLOCK)
+    embeddings = dict(zip(pictures, instruments.identity.project(features)))
     ages = {target: _age(instruments.age, picture, landmarks) for target, picture in pictures.items()}
     skipped = tuple(prepared.skipped)
     record = FaceRecord(
@@ -146,52 +167,58 @@ def measure_face(
         megapixels=source.shape[0] * source.shape[1] / 1e6,
         skipped=skipped,
     )
-    measurement = FaceMeasurement(record, [], {}, {}, pictures, chips, prepared.face.bbox)
+    measurement = FaceMeasurement(record, [], {}, dict(zip(pictures, features)))
     for zone in ZONES:
-        if zone.name not in skipped:
-            label = instruments.population.label(portrait.file, zone.name)
-            label = float(prepared.scores[zone.name]) if np.isnan(label) else label
-            _measure_crop(measurement, zone, label, landmarks, tone, instruments, targets)
-    return measurement
+        source_crop, mask = crop_and_mask(source, zone, landmarks, tone)
+        if zone.name in skipped or float(mask.mean()) < MINIMUM_SKIN:
+            continue
+        aged = [crop_and_mask(pictures[target], zone, landmarks, tone)[0] for target in targets]
+        label = instruments.population.label(portrait.file, zone.name)
+        label = float(prepared.scores[zone.name]) if np.isnan(label) else label
+        measurement.crops.append(measure_crop(record, zone, label, source_crop, aged, mask, instruments))
+        crop_features = instruments.identity.features([source_crop, *aged], CROP_BLOCK)
+        keys = [(zone.name, target) for target in (None, *targets)]
+        measurement.crop_features.update(zip(keys, crop_features))
+    return measurement, Pictures(pictures, prepared.face.bbox)
 
 
-def _measure_crop(
-    measurement: FaceMeasurement,
+def measure_crop(
+    face: FaceRecord,
     zone: Zone,
     label: float,
-    landmarks: NDArray[np.floating],
-    tone: SkinTone,
+    source: Crop,
+    aged: Sequence[Crop],
+    mask: NDArray[np.float32],
     instruments: Instruments,
-    targets: Sequence[float],
-) -> None:
-    """Add a zone's record and crops, unless the zone shows too little skin to be measured."""
-    source, mask = crop_and_mask(measurement.pictures[None], zone, landmarks, tone)
-    if float(mask.mean()) < MINIMUM_SKIN:
-        return
+) -> CropRecord:
+    """Measure one zone.
+
+    Parameters
+    ----------
+    source, aged:
+        uint8 [128, 128, 3], the latter one per target.
+    mask:
+        float32 [128, 128], skin share of the source, used for the results too: a mask that followed the
+        result would measure other pixels.
+    """
     index = instruments.population.indices[zone.kind]
-    aged = [crop_and_mask(measurement.pictures[t], zone, landmarks, tone)[0] for t in targets]
-    judged = [float("nan")] * (len(targets) + 1)
+    judged = [float("nan")] * (len(aged) + 1)
     if instruments.judge is not None:
         scores = instruments.judge([source, *aged], [zone.kind] * (len(aged) + 1))
         judged = [float(score) for score in scores]
-    measurement.crops.append(
-        CropRecord(
-            file=measurement.face.file,
-            zone=zone.name,
-            kind=zone.kind,
-            group=measurement.face.group,
-            label=label,
-            wrinkles_source=index(source, mask),
-            # The source's mask for all: a mask that followed the result would measure other pixels.
-            wrinkles=tuple(index(crop, mask) for crop in aged),
-            psnr=tuple(metrics.psnr(source, crop) for crop in aged),
-            low_pass=tuple(metrics.low_pass_psnr(source, crop) for crop in aged),
-            judged_source=judged[0],
-            judged=tuple(judged[1:]),
-        )
+    return CropRecord(
+        file=face.file,
+        zone=zone.name,
+        kind=zone.kind,
+        group=face.group,
+        label=label,
+        wrinkles_source=index(source, mask),
+        wrinkles=tuple(index(crop, mask) for crop in aged),
+        psnr=tuple(metrics.psnr(source, crop) for crop in aged),
+        low_pass=tuple(metrics.low_pass_psnr(source, crop) for crop in aged),
+        judged_source=judged[0],
+        judged=tuple(judged[1:]),
     )
-    measurement.source_crops[zone.name] = source
-    measurement.aged_crops.update({(zone.name, t): crop for t, crop in zip(targets, aged)})
 
 
 def crop_and_mask(

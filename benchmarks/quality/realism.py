@@ -16,17 +16,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from agesdk.errors import ImageError
+from agesdk.faces.zones import ZONE_KINDS
 from agesdk.imaging import read_image
 from benchmarks.quality.frechet import feature_frechet, principal_axes
-from benchmarks.quality.identity import BLOCKS, IdentityNetwork, identity_chip
+from benchmarks.quality.identity import CROP_BLOCK, FACE_BLOCK, IdentityNetwork, identity_chip
 from benchmarks.quality.measure import FaceMeasurement
 from benchmarks.quality.metrics import mean
 from benchmarks.quality.population import Population
 
-CROP_BLOCK = "conv128_2"
-FACE_BLOCK = BLOCKS[-1]
 MAX_AXES = 64
-_SOURCE = "source"
 
 Features = NDArray[np.float32]
 
@@ -42,45 +40,26 @@ def crop_realism(
     """
     random = np.random.default_rng(seed)
     excluded = frozenset(m.face.file for m in measurements)
-    wanted = _wanted_crops(measurements)
     sets: dict[str, tuple[Features, Features, Features]] = {}
-    for name, (crops, kinds, scores) in wanted.items():
+    for target in measurements[0].face_features if measurements else ():
+        results: list[Features] = []
         halves: list[list[int]] = [[], []]
-        kept: list[int] = []
-        for kind in dict.fromkeys(kinds):
-            own = [i for i, k in enumerate(kinds) if k == kind and np.isfinite(scores[i])]
-            rows = population.like_scores(kind, [scores[i] for i in own], 2, random, excluded)
-            kept += own[: len(rows[0])]
+        for kind in ZONE_KINDS:
+            own = [(m, crop) for m in measurements for crop in m.crops if crop.kind == kind]
+            wanted = [crop.label if target is None else target for _, crop in own]
+            rows = population.like_scores(kind, wanted, 2, random, excluded)
+            results += [m.crop_features[crop.zone, target] for m, crop in own[: len(rows[0])]]
             halves[0] += rows[0]
             halves[1] += rows[1]
-        if len(kept) >= 2:
-            results = network.features([crops[i] for i in kept], CROP_BLOCK)
-            first, second = (
-                network.features([population.crop(row) for row in half], CROP_BLOCK) for half in halves
-            )
-            sets[name] = results, first, second
-    return {"features": f"dlib {CROP_BLOCK}, spatial mean", **_distances(sets)}
+        if len(results) >= 2:
+            crops = ([population.crop(row) for row in half] for half in halves)
+            first, second = (network.features(half, CROP_BLOCK) for half in crops)
+            sets[_name(target)] = np.stack(results), first, second
+    return {"features": f"dlib {CROP_BLOCK}, spatial mean", **_distances(sets)} if sets else {}
 
 
-def _wanted_crops(
-    measurements: Sequence[FaceMeasurement],
-) -> dict[str, tuple[list[NDArray[np.uint8]], list[str], list[float]]]:
-    """Crops, their zone kinds and wanted scores, by set: the sources, and the results by target."""
-    wanted: dict[str, tuple[list[NDArray[np.uint8]], list[str], list[float]]] = {}
-
-    def add(name: str, crop: NDArray[np.uint8], kind: str, score: float) -> None:
-        crops, kinds, scores = wanted.setdefault(name, ([], [], []))
-        crops.append(crop)
-        kinds.append(kind)
-        scores.append(score)
-
-    for measurement in measurements:
-        for record in measurement.crops:
-            add(_SOURCE, measurement.source_crops[record.zone], record.kind, record.label)
-            for (zone, target), crop in measurement.aged_crops.items():
-                if zone == record.zone:
-                    add(f"{target:g}", crop, record.kind, target)
-    return wanted
+def _name(target: float | None) -> str:
+    return "source" if target is None else f"{target:g}"
 
 
 def face_realism(
@@ -101,17 +80,13 @@ def face_realism(
     if count < 2 or len(real.files) < 2 * count:
         return {}
     labels = [mean([crop.label for crop in m.crops]) for m in measurements]
-    for target in measurements[0].chips:
+    for target in measurements[0].face_features:
         wanted = labels if target is None else [target] * count
         halves = real.like(wanted, random)
-        results = network.features([m.chips[target] for m in measurements], FACE_BLOCK)
+        results = np.stack([m.face_features[target] for m in measurements])
         if len(halves[0]) == count:
-            sets[_SOURCE if target is None else f"{target:g}"] = (
-                results,
-                np.stack(halves[0]),
-                np.stack(halves[1]),
-            )
-    return {"features": f"dlib {FACE_BLOCK}, spatial mean", **_distances(sets)}
+            sets[_name(target)] = results, np.stack(halves[0]), np.stack(halves[1])
+    return {"features": f"dlib {FACE_BLOCK}, spatial mean", **_distances(sets)} if sets else {}
 
 
 class _RealFaces:
@@ -166,8 +141,6 @@ class _RealFaces:
 
 def _distances(sets: dict[str, tuple[Features, Features, Features]]) -> dict[str, Any]:
     """Distances of results to the real halves (their mean), and between the halves, by set and on average."""
-    if not sets:
-        return {}
     real = np.concatenate([half for _, *halves in sets.values() for half in halves])
     smallest = min(len(results) for results, *_ in sets.values())
     axes = principal_axes(real, max(1, min(MAX_AXES, smallest // 4, real.shape[1])))
@@ -179,7 +152,7 @@ def _distances(sets: dict[str, tuple[Features, Features, Features]]) -> dict[str
         }
         for name, (results, first, second) in sets.items()
     }
-    aged = [figures for name, figures in by_set.items() if name != _SOURCE]
+    aged = [figures for name, figures in by_set.items() if name != _name(None)]
     return {
         "axes": axes.shape[1],
         "to_real": mean([figures["to_real"] for figures in aged]),

@@ -41,6 +41,11 @@ def test_a_sample_has_no_distance_to_itself_even_when_singular() -> None:
     assert feature_frechet(few, few) == pytest.approx(0, abs=1e-8)
 
 
+def test_a_single_feature_has_a_variance_for_a_covariance() -> None:
+    a, b = np.array([[0.0], [2.0]]), np.array([[1.0], [5.0]])
+    assert feature_frechet(a, b) == pytest.approx(4 + (np.sqrt(8) - np.sqrt(2)) ** 2)
+
+
 def test_one_sample_is_refused() -> None:
     with pytest.raises(ValueError, match="two samples"):
         feature_frechet(np.zeros((1, 3)), np.zeros((5, 3)))
