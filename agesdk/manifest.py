@@ -187,7 +187,9 @@ Curve: TypeAlias = tuple[tuple[float, float], ...]
 class ZoneAgingSettings:
     """Everything the zone-aging runtime needs to know beside the graphs.
 
-    ``blur_sigma`` is in crop pixels. ``calibration[zone]`` maps a wanted target in 0..1 to the score fed to
+    ``blur_sigma`` is in crop pixels. ``detail_sigma`` (crop pixels, 0 is off) and ``chroma`` (0..1) confine what
+    is pasted to detail: shading coarser than ``detail_sigma`` stays the source's, and changes of hue are scaled by
+    ``chroma``; a wrinkle is a fine change of lightness. ``calibration[zone]`` maps a wanted target in 0..1 to the score fed to
     the model, ``score_calibration[zone]`` the output of ScoreNet to a score in 0..1; an absent zone means
     identity.
     """
@@ -202,6 +204,8 @@ class ZoneAgingSettings:
     crop_size: int = 128
     vae_scale_factor: int = 8
     blur_sigma: float = 7.0
+    detail_sigma: float = 0.0
+    chroma: float = 1.0
     calibration: dict[str, Curve] = field(default_factory=dict)
     score_calibration: dict[str, Curve] = field(default_factory=dict)
     refiner: RefinerSettings | None = None
@@ -213,6 +217,8 @@ class ZoneAgingSettings:
         divides = self.crop_size % self.vae_scale_factor == 0
         _require(divides, "crop_size", f"is {self.crop_size}, not a multiple of {self.vae_scale_factor}")
         _in_range("blur_sigma", self.blur_sigma, 0.0, 64.0)
+        _in_range("detail_sigma", self.detail_sigma, 0.0, 64.0)
+        _in_range("chroma", self.chroma, 0.0, 1.0)
         _check_names(self.zones, "zones", allow_empty=False)
         if isinstance(self.condition, LearnedCondition):
             for zone in self.zones:

@@ -18,7 +18,7 @@ import numpy as np
 from agesdk.bundle import Bundle
 from agesdk.errors import TargetError, UsageError
 from agesdk.faces.analyzer import FaceAnalyzer, select_face
-from agesdk.faces.paste import add_change, change, missing_grain
+from agesdk.faces.paste import add_change, change, confine_to_detail, missing_grain
 from agesdk.faces.types import Face
 from agesdk.faces.zones import ZONES, Targets, resolve_targets
 from agesdk.imaging import ImageSource, read_picture
@@ -241,12 +241,14 @@ class ZoneAger:
             made = self.model.decode(aged)
         with watch.stage("paste"):
             for crop, result in zip(crops, made):
-                _paste(picture, crop, result)
+                _paste(picture, crop, result, settings.detail_sigma, settings.chroma)
         ticker.advance(len(crops))
         return made
 
 
-def _paste(picture: np.ndarray, crop: ZoneCrop, result: np.ndarray) -> None:
+def _paste(
+    picture: np.ndarray, crop: ZoneCrop, result: np.ndarray, detail_sigma: float, chroma: float
+) -> None:
     """Put what the model made of a crop into the picture, in place."""
     mask = crop.paste_mask
     if crop.round_trip is not None:
@@ -254,6 +256,7 @@ def _paste(picture: np.ndarray, crop: ZoneCrop, result: np.ndarray) -> None:
     else:
         difference = change(result, crop.pixels, mask)
         difference += missing_grain(result, crop.pixels, mask, seed=ZONES.index(crop.zone))
+    difference = confine_to_detail(difference, crop.pixels, mask, detail_sigma, chroma)
     add_change(picture, difference, mask, crop.transform)
 
 

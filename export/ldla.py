@@ -235,7 +235,7 @@ def read_settings(checkpoint: Checkpoint, options: Options) -> ZoneAgingSettings
         | index.get("defaults", {}),
         "condition": condition,
         "zones": zones,
-        **{key: index[key] for key in ("blur_sigma", "calibration", "score_calibration") if key in index},
+        **{key: index[key] for key in ("blur_sigma", "detail_sigma", "chroma", "calibration", "score_calibration") if key in index},
     }
     if options.calibration is not None:
         curves = read_json_object(options.calibration, "calibration")

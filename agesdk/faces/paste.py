@@ -47,6 +47,38 @@ def change(result: np.ndarray, reference: np.ndarray, mask: np.ndarray) -> np.nd
     return difference
 
 
+def confine_to_detail(
+    difference: np.ndarray, source: np.ndarray, mask: np.ndarray, sigma: float, chroma: float
+) -> np.ndarray:
+    """What of a change is wrinkle: fine, and of lightness rather than hue; float32 [S, S, 3] in levels.
+
+    Parameters
+    ----------
+    difference:
+        float32 [S, S, 3] in levels.
+    source:
+        uint8 [S, S, 3], the crop the change is for.
+    mask:
+        float32 [S, S] in 0..1, where the change is wanted; shading is averaged inside it only.
+    sigma:
+        Crop pixels. What a Gaussian of this width leaves of the change is taken out: a model that is given the
+        blurred source has no say in its shading (compare ILVR, Choi et al. 2021, eq. 4). 0 leaves all in.
+    chroma:
+        Share in 0..1 of the change of hue that stays. The rest becomes a change of lightness at the source's own
+        colour, so that a line on dark skin is dark skin in shadow, not grey.
+    """
+    if sigma > 0.0:
+        coarse = cv2.GaussianBlur(difference * mask[..., None], (0, 0), sigma)
+        weight = cv2.GaussianBlur(mask, (0, 0), sigma)
+        difference = difference - coarse / np.maximum(weight, 1e-3)[..., None]
+    if chroma < 1.0:
+        luma = np.array([0.299, 0.587, 0.114], np.float32)
+        colour = cv2.GaussianBlur(source.astype(np.float32), (0, 0), 2.0)
+        shaded = (difference @ luma / np.maximum(colour @ luma, 8.0))[..., None] * colour
+        difference = shaded + np.float32(chroma) * (difference - shaded)
+    return difference
+
+
 def missing_grain(result: np.ndarray, reference: np.ndarray, mask: np.ndarray, seed: int) -> np.ndarray:
     """Grain that the reference has inside the mask and the result lacks, float32 [S, S, 3] in levels.
 
