@@ -185,7 +185,7 @@ class SampleSpec:
             blur_sigma=config.model.blur_sigma if conditioned else None,
             zone_share=config.condition.zone_share,
             ethnicity_share=config.condition.ethnicity_share if config.data.ethnicity else 0.0,
-            posterior=objective.latents == "sample" and config.data.latents is None,
+            posterior=objective.latents == "sample",
             targets=any(w.score > 0.0 for w in weights)
             or any(stage.adversarial > 0.0 for stage in config.stages),
             cycle=any(w.cycle > 0.0 for w in weights),
@@ -232,9 +232,18 @@ class Samples(Dataset[dict[str, Any]]):
         self._epoch: tuple[int, NDArray[np.int64]] | None = None
 
     def __getitem__(self, position: int) -> dict[str, Any]:
+        rng = self._random(position)
+        return self._sample(self.row(position, rng), rng)
+
+    def at_row(self, row: int) -> dict[str, Any]:
+        """The sample of a row of the data, with draws that depend on the row only."""
+        return self._sample(row, self._random(row))
+
+    def _random(self, position: int) -> np.random.Generator:
+        return np.random.Generator(np.random.Philox(key=self.seed, counter=[0, 0, position, self.stream]))
+
+    def _sample(self, row: int, rng: np.random.Generator) -> dict[str, Any]:
         spec = self.spec
-        rng = np.random.Generator(np.random.Philox(key=self.seed, counter=[0, 0, position, self.stream]))
-        row = self.row(position, rng)
         sample: dict[str, Any] = {
             "zone": np.int64(self.data.zone[row]),
             "score": np.float32(self.data.score[row]),

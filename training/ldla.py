@@ -3,7 +3,8 @@ scratch.
 
 The loop reads: draw a batch, encode it with the frozen VAE, take the total loss (equation 6), step the
 optimiser, move the average. Everything a sample needs is a function of its position, so a run resumed from
-its last state continues bit for bit. Several devices: ``accelerate launch -m training ldla --config FILE``.
+its last state continues bit for bit. Several devices: ``--processes N``, or ``accelerate launch -m training
+ldla --config FILE``.
 """
 
 from __future__ import annotations
@@ -12,14 +13,15 @@ import argparse
 import json
 import logging
 import math
+import os
 import signal
+import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import replace
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 import yaml
@@ -35,7 +37,7 @@ from training import checkpoint
 from training.config import TrainingConfig, config_to_dict, load_config
 from training.data import CachedLatents, PositionBatches, Samples, SampleSpec, ZoneCrops
 from training.ema import EMA
-from training.models import build_models, save_checkpoint
+from training.models import Models, build_models, save_checkpoint
 from training.objective import DiscriminatorObjective
 from training.validation import prepare_batch, validation_grid, validation_losses, write_png
 
@@ -57,6 +59,12 @@ def learning_rate(step: int, config: TrainingConfig) -> float:
     stage, within = config.stage_at(step)
     warmup = config.optimizer.warmup_steps
     return config.stages[stage].rate_at(within) * (min(1.0, (step + 1) / warmup) if warmup else 1.0)
+
+
+def sample_spec(config: TrainingConfig, models: Models) -> SampleSpec:
+    """The spec of a run's samples."""
+    side = CROP_SIZE // LATENT_FACTOR
+    return SampleSpec.of(config, (models.vae.latent_channels, side, side), models.scheduler)
 
 
 def run(config: TrainingConfig, resume: bool = False) -> int:
@@ -204,15 +212,10 @@ class Trainer:
         )
 
     def _samples(self, data: ZoneCrops, split: str) -> Samples:
-        config, side = self.config, CROP_SIZE // LATENT_FACTOR
-        latent_shape = (self.models.vae.latent_channels, side, side)
-        spec = SampleSpec.of(config, latent_shape, self.models.scheduler)
-        folder = config.data.latents
-        cache = (
-            CachedLatents.open(folder, len(data.crops), latent_shape) if folder and split == "train" else None
-        )
-        if cache is None and spec.posterior != (config.objective.latents == "sample"):
-            spec = replace(spec, posterior=config.objective.latents == "sample")
+        config = self.config
+        spec = sample_spec(config, self.models)
+        folder = config.data.latents if split == "train" else None
+        cache = CachedLatents.open(folder, len(data.crops), spec.latent_shape) if folder else None
         return Samples(data, split, config.data, spec, config.run.seed, cache)
 
     def _batches(self) -> Iterator[dict[str, Any]]:
@@ -225,7 +228,12 @@ class Trainer:
             accelerator.process_index,
             accelerator.num_processes,
         )
-        return iter(DataLoader(self.train_samples, batch_sampler=sampler, num_workers=config.run.workers))
+        # A loader without a generator of its own would draw from torch's, which a resume has just restored.
+        generator = torch.Generator().manual_seed(0)
+        workers = config.run.workers
+        return iter(
+            DataLoader(self.train_samples, batch_sampler=sampler, num_workers=workers, generator=generator)
+        )
 
     def _start(self, resume: bool) -> None:
         states = self.output / "states"
@@ -292,7 +300,12 @@ class Trainer:
             for module in modules:
                 module.eval()
             # What validation draws must not move the generators of the training that goes on after it.
-            with torch.random.fork_rng(), self.ema.applied(self.models.objective), accelerator.autocast():
+            devices = [accelerator.device] if accelerator.device.type == "cuda" else []
+            with (
+                torch.random.fork_rng(devices),
+                self.ema.applied(self.models.objective),
+                accelerator.autocast(),
+            ):
                 terms = validation_losses(
                     self.models,
                     self.validation_samples,
@@ -399,10 +412,26 @@ def register(subparsers: Any) -> None:
         metavar="KEY=VALUE",
         help="override a key, e.g. stages.0.steps=1000",
     )
+    parser.add_argument(
+        "--processes",
+        type=int,
+        default=1,
+        metavar="N",
+        help="train on N processes of this machine (torchrun)",
+    )
     parser.set_defaults(run=command)
 
 
 def command(arguments: argparse.Namespace) -> int:
     """``python -m training ldla``."""
     config = load_config(arguments.config, arguments.set)
+    if arguments.processes > 1 and "LOCAL_RANK" not in os.environ:
+        options = [f"--set={override}" for override in arguments.set] + ["--resume"] * arguments.resume
+        launch(arguments.processes, ["ldla", f"--config={arguments.config}", *options])
     return run(config, resume=arguments.resume)
+
+
+def launch(processes: int, arguments: Sequence[str]) -> NoReturn:
+    """Become torchrun with ``processes`` times ``python -m training ARGUMENTS``."""
+    torchrun = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
+    os.execv(sys.executable, [sys.executable, *torchrun, "-m", "training", *arguments])

@@ -60,7 +60,8 @@ class FrozenVAE:
     @torch.no_grad()
     def encode(self, image: Tensor) -> tuple[Tensor, Tensor]:
         """image float [B, 3, H, W] in -1..1 → scaled mean and std, float [B, C, h, w]."""
-        encoded: Any = self.module.encode(image)  # type: ignore[operator]
+        with torch.autocast(image.device.type, enabled=False):
+            encoded: Any = self.module.encode(image)  # type: ignore[operator]
         if isinstance(encoded, tuple):
             mean, std = encoded
             return mean, std
@@ -70,7 +71,9 @@ class FrozenVAE:
     @torch.no_grad()
     def decode(self, latents: Tensor) -> Tensor:
         """Scaled latents [B, C, h, w] → image float [B, 3, H, W], about -1..1, not clamped."""
-        decoded: Any = self.module.decode(latents / self.scale + self.shift)  # type: ignore[operator]
+        with torch.autocast(latents.device.type, enabled=False):
+            scaled = latents.float() / self.scale + self.shift
+            decoded: Any = self.module.decode(scaled)  # type: ignore[operator]
         image: Tensor = decoded if isinstance(decoded, Tensor) else decoded.sample
         return image
 

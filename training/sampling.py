@@ -25,7 +25,7 @@ def image_to_image(
     sample = schedule.start_latents * latents + schedule.start_noise * noise
     null = torch.full_like(score, -1.0)
     for step in schedule.steps:
-        timestep = torch.full((len(latents),), step.timestep)
+        timestep = torch.full((len(latents),), step.timestep, device=latents.device)
         output = predict(step.c_in * sample, timestep, score)
         if guidance_scale > 1.0:
             without = predict(step.c_in * sample, timestep, null)

@@ -19,6 +19,7 @@ from agesdk.manifest import ZoneAgingDefaults
 from training.config import ReportConfig
 from training.data import Samples
 from training.models import Models
+from training.sampling import image_to_image
 
 
 def prepare_batch(
@@ -52,32 +53,19 @@ def validation_losses(
     return sums
 
 
-@torch.no_grad()
-def age_latents(
-    models: Models,
-    latents: Tensor,
-    zone: Tensor,
-    score: Tensor,
-    inference: ZoneAgingDefaults,
-    noise: Tensor,
-    masked_latents: Tensor | None = None,
-    mask: Tensor | None = None,
+def age_batch(
+    models: Models, batch: Mapping[str, Any], score: Tensor, inference: ZoneAgingDefaults
 ) -> Tensor:
-    """Latent img2img with DDIM: scaled clean latents [B, C, h, w] moved to ``score`` [B]."""
-    objective = models.objective
+    """Latents of a prepared batch, [B, C, h, w], moved to ``score`` [B] by image-to-image sampling (DDIM)."""
+    objective, zone = models.objective, batch["zone"]
+
+    def predict(noisy: Tensor, timestep: Tensor, condition: Tensor) -> Tensor:
+        hidden = objective.condition(zone, condition)
+        return objective.predict(noisy, timestep, hidden, batch.get("masked_latents"), batch["mask"])
+
     schedule = make_schedule(models.scheduler, inference.steps, inference.strength)
-    hidden = objective.condition(zone, score)
-    guided = inference.guidance_scale > 1.0
-    null = objective.condition(zone, torch.full_like(score, -1.0)) if guided else None
-    sample = schedule.start_latents * latents + schedule.start_noise * noise
-    for step in schedule.steps:
-        timestep = torch.full((len(latents),), step.timestep, device=latents.device)
-        output = objective.predict(step.c_in * sample, timestep, hidden, masked_latents, mask)
-        if null is not None:
-            unguided = objective.predict(step.c_in * sample, timestep, null, masked_latents, mask)
-            output = unguided + inference.guidance_scale * (output - unguided)
-        sample = step.c_sample * sample + step.c_out * output
-    return sample
+    noise, scale = batch["noise"], inference.guidance_scale
+    return image_to_image(predict, schedule, batch["latents"], noise, score, scale)
 
 
 @torch.no_grad()
@@ -92,16 +80,14 @@ def validation_grid(
     count = min(report.grid_crops, len(samples.rows))
     spread = np.linspace(0, len(samples.rows) - 1, count).astype(int)
     batch = prepare_batch(default_collate([samples[int(i)] for i in spread]), models, device, "mean")
-    latents, zone = batch["latents"], batch["zone"]
-    masked, mask = batch.get("masked_latents"), batch["mask"]
+    latents, zone, mask = batch["latents"], batch["zone"], batch["mask"]
     round_trip = models.vae.decode(latents)
     source = batch.get("image", round_trip)
     columns = [source, round_trip]
     pasted_mask = torch.nn.functional.interpolate(mask, size=source.shape[2:], mode="bilinear")
     for target in report.grid_targets:
         score = torch.full((count,), target, device=device)
-        aged = age_latents(models, latents, zone, score, inference, batch["noise"], masked, mask)
-        picture = models.vae.decode(aged)
+        picture = models.vae.decode(age_batch(models, batch, score, inference))
         if models.objective.conditioned:
             picture = source + pasted_mask * (picture - round_trip)
         columns.append(picture)

@@ -18,11 +18,20 @@ from training.autoencoder import SmallVAE, SmallVAEConfig  # noqa: E402
 from training.checkpoint import save_component  # noqa: E402
 
 LATENT_CHANNELS = 4
+_COLUMNS = (
+    *("file", "zone", "kind", "side", "score", "age", "source"),
+    *("ancestry", "split", "lightness", "wrinkle_index", "skin"),
+)
 
 
 @pytest.fixture(autouse=True)
-def _one_thread() -> None:
+def _fresh_process_state() -> None:
+    """One thread, and none of the settings that accelerate keeps for the life of a process."""
+    from accelerate.state import AcceleratorState, GradientState
+
     torch.set_num_threads(1)
+    AcceleratorState._reset_state(reset_partial_state=True)
+    GradientState._reset_state()
 
 
 @pytest.fixture(scope="session")
@@ -31,7 +40,9 @@ def zones_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("zones")
     rng = np.random.default_rng(0)
     rows = [
-        (f"face{n}.jpg", zone, split) for n, split in enumerate(("train", "train", "val", "test")) for zone in ZONES
+        (f"face{n}.jpg", zone, split)
+        for n, split in enumerate(("train", "train", "val", "test"))
+        for zone in ZONES
     ]
     base = rng.integers(60, 200, (len(rows), 20, 20, 3), dtype=np.uint8)
     np.save(folder / "crops.npy", base.repeat(8, axis=1).repeat(8, axis=2))
@@ -40,7 +51,7 @@ def zones_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     np.save(folder / "masks.npy", masks)
     with open(folder / "index.csv", "w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
-        writer.writerow("file zone kind side score age source ancestry split lightness wrinkle_index skin".split())
+        writer.writerow(_COLUMNS)
         for n, (name, zone, split) in enumerate(rows):
             score = "nan" if n == 3 else f"{(n % 10) / 10:.5f}"
             writer.writerow(
@@ -86,7 +97,9 @@ def small_config(zones_folder: Path, vae_folder: Path, tmp_path: Path) -> Callab
             "scheduler": {"prediction_type": "v_prediction"},
         }
         for key, value in changes.items():
-            document[key] = {**document[key], **value} if isinstance(value, dict) and key in document else value
+            document[key] = (
+                {**document[key], **value} if isinstance(value, dict) and key in document else value
+            )
         return document
 
     return make

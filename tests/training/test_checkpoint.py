@@ -36,7 +36,9 @@ from training.unet import ConditionEncoder, ConditionEncoderConfig
         ("LatentDiscriminator", {"latent_channels": 4, "channels": [8, 8]}),
     ],
 )
-def test_own_components_survive_the_round_trip(tmp_path: Path, class_name: str, options: dict[str, object]) -> None:
+def test_own_components_survive_the_round_trip(
+    tmp_path: Path, class_name: str, options: dict[str, object]
+) -> None:
     module = new_component(class_name, options)
     save_component(module, tmp_path / "part")
     loaded = load_component(tmp_path / "part")

@@ -15,7 +15,10 @@ BASE: dict[str, Any] = {
     "data": {"folder": "zones"},
     "model": {"vae": "vae"},
     "condition": {"type": "learned"},
-    "stages": [{"steps": 10, "batch_size": 2, "learning_rate": 1e-4}, {"steps": 5, "batch_size": 4, "learning_rate": 1e-5}],
+    "stages": [
+        {"steps": 10, "batch_size": 2, "learning_rate": 1e-4},
+        {"steps": 5, "batch_size": 4, "learning_rate": 1e-5},
+    ],
 }
 
 
@@ -48,7 +51,11 @@ def test_stages_say_where_a_step_belongs() -> None:
     [
         ("outptu", "x", "outptu is not a known key. Did you mean 'output'"),
         ("data.fodler", "x", "data.fodler is not a known key. Did you mean 'folder'"),
-        ("stages.0.learningrate", 1.0, r"stages\[0\].learningrate is not a known key. Did you mean 'learning_rate'"),
+        (
+            "stages.0.learningrate",
+            1.0,
+            r"stages\[0\].learningrate is not a known key. Did you mean 'learning_rate'",
+        ),
         ("stages.1.weights.ful", 1.0, r"stages\[1\].weights.ful is not a known key. Did you mean 'full'"),
         ("stages.0.steps", 0, r"stages\[0\].steps must be at least 1"),
         ("stages.0.steps", "many", r'stages\[0\].steps is "many" \(a string\), expected an integer'),
@@ -57,7 +64,7 @@ def test_stages_say_where_a_step_belongs() -> None:
         ("stages.0.weights.cycle", -1.0, r"stages\[0\].weights.cycle must not be negative"),
         ("stages.0.weights", {"full": 0.0, "zone": 0.0}, "leave neither L_full nor L_zone"),
         ("stages.0.adversarial", 0.1, r"stages\[0\].adversarial must be 0 in plain mode"),
-        ("condition.type", "words", "condition.type is \"words\", expected one of text, learned"),
+        ("condition.type", "words", 'condition.type is "words", expected one of text, learned'),
         ("condition.zone_share", 1.0, r"condition.zone_share must lie in \(0, 1\)"),
         ("condition.zone_template", "image", "condition.zone_template lacks {zone}"),
         ("condition.type", "text", "model.checkpoint is missing: a text condition needs one"),

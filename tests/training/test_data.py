@@ -13,9 +13,19 @@ import pytest
 from agesdk.faces.zones import ZONE_KINDS
 from agesdk.manifest import SchedulerSettings
 from training.config import ConfigError, DataConfig, config_from_dict
-from training.data import CachedLatents, PositionBatches, Samples, SampleSpec, ZoneCrops, sampling_weights, to_float
+from training.data import (
+    CachedLatents,
+    PositionBatches,
+    Samples,
+    SampleSpec,
+    ZoneCrops,
+    sampling_weights,
+    to_float,
+)
 
-SPEC = SampleSpec((4, 16, 16), (0, 1000), (60, 850), (60, 600), blur_sigmas=(5.0, 7.0), blur_sigma=7.0, zone_share=0.5)
+SPEC = SampleSpec(
+    (4, 16, 16), (0, 1000), (60, 850), (60, 600), blur_sigmas=(5.0, 7.0), blur_sigma=7.0, zone_share=0.5
+)
 
 
 @pytest.fixture
@@ -45,7 +55,7 @@ def test_sample_holds_what_the_objective_takes(crops: ZoneCrops) -> None:
     latent = (4, 16, 16)
     noises = ("noise", "posterior_noise", "target_noise", "cycle_noise", "return_noise")
     assert shapes == {
-        **{name: latent for name in noises},
+        **dict.fromkeys(noises, latent),
         "image": (3, 128, 128),
         "blurred": (3, 128, 128),
         "mask": (1, 16, 16),
@@ -62,9 +72,15 @@ def test_sample_holds_what_the_objective_takes(crops: ZoneCrops) -> None:
 
 def test_draws_stay_in_their_spans_and_noise_is_standard(crops: ZoneCrops) -> None:
     drawn = [samples(crops)[position] for position in range(200)]
-    for name, low, high in (("timestep", 0, 1000), ("target_timestep", 60, 850), ("return_timestep", 60, 600)):
+    for name, low, high in (
+        ("timestep", 0, 1000),
+        ("target_timestep", 60, 850),
+        ("return_timestep", 60, 600),
+    ):
         values = [int(sample[name]) for sample in drawn]
-        assert low <= min(values) < low + 0.1 * (high - low) and high - 0.1 * (high - low) < max(values) < high
+        assert (
+            low <= min(values) < low + 0.1 * (high - low) and high - 0.1 * (high - low) < max(values) < high
+        )
     assert np.mean([sample["drop"] for sample in drawn]) == pytest.approx(0.5, abs=0.12)
     noise = np.stack([sample["noise"] for sample in drawn])
     assert noise.mean() == pytest.approx(0, abs=0.01) and noise.std() == pytest.approx(1, abs=0.01)
@@ -94,7 +110,7 @@ def test_weights_follow_zone_score_and_skin(crops: ZoneCrops) -> None:
 
 
 def test_weighted_draws_come_as_often_as_their_weight_says(crops: ZoneCrops) -> None:
-    drawn = samples(crops, zone_weights={kind: 0.0 for kind in ZONE_KINDS[2:]} | {ZONE_KINDS[0]: 3.0})
+    drawn = samples(crops, zone_weights=dict.fromkeys(ZONE_KINDS[2:], 0.0) | {ZONE_KINDS[0]: 3.0})
     rng = np.random.default_rng(0)
     kinds = crops.zone[[drawn.row(position, rng) for position in range(2000)]]
     assert set(kinds) == {0, 1}
@@ -105,7 +121,9 @@ def test_validation_takes_plain_crops(crops: ZoneCrops) -> None:
     held_out = samples(crops, "val")
     rng = np.random.default_rng(0)
     row = held_out.row(0, rng)
-    np.testing.assert_array_equal(held_out[0]["image"], to_float(np.asarray(crops.crops[row, 16:144, 16:144])))
+    np.testing.assert_array_equal(
+        held_out[0]["image"], to_float(np.asarray(crops.crops[row, 16:144, 16:144]))
+    )
 
 
 def test_processes_share_the_batches_of_one_process() -> None:
@@ -135,10 +153,14 @@ def test_latents_encoded_in_advance_replace_pictures(crops: ZoneCrops, tmp_path:
     sample = drawn[5]
     row = drawn.row(5, np.random.default_rng(0))
     assert "image" not in sample
-    matches = [np.array_equal(sample["latents"], arrays["latents"][row, v].astype(np.float32)) for v in range(3)]
+    matches = [
+        np.array_equal(sample["latents"], arrays["latents"][row, v].astype(np.float32)) for v in range(3)
+    ]
     assert sum(matches) == 1
     variant = matches.index(True)
-    np.testing.assert_array_equal(sample["masked_latents"], arrays["blurred"][row, variant].astype(np.float32))
+    np.testing.assert_array_equal(
+        sample["masked_latents"], arrays["blurred"][row, variant].astype(np.float32)
+    )
     np.testing.assert_allclose(sample["mask"][0], arrays["masks"][row, variant] / 255, rtol=1e-6)
 
 
@@ -162,7 +184,9 @@ def break_folder(folder: Path, kind: str) -> None:
         ("score", "scores outside 0..1"),
     ],
 )
-def test_broken_folders_say_what_is_wrong(zones_folder: Path, tmp_path: Path, kind: str, message: str) -> None:
+def test_broken_folders_say_what_is_wrong(
+    zones_folder: Path, tmp_path: Path, kind: str, message: str
+) -> None:
     folder = tmp_path / "zones"
     shutil.copytree(zones_folder, folder)
     break_folder(folder, kind)
@@ -171,7 +195,7 @@ def test_broken_folders_say_what_is_wrong(zones_folder: Path, tmp_path: Path, ki
 
 
 def test_unknown_zone_weight_and_absent_split_are_errors(crops: ZoneCrops) -> None:
-    with pytest.raises(ConfigError, match="data.zone_weights.knee is no zone kind"):
+    with pytest.raises(ConfigError, match=r"data\.zone_weights\.knee is no zone kind"):
         samples(crops, zone_weights={"knee": 1.0})
     with pytest.raises(ConfigError, match="no scored crop with split 'holdout'"):
         samples(crops, "holdout")
