@@ -17,15 +17,16 @@ import gzip
 import json
 import logging
 import sys
+import time
 import zipfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Literal
-
-import torch
-from torch import nn
+from typing import TYPE_CHECKING, Any, Literal
 
 from agesdk.errors import AgeSDKError, UsageError
+
+if TYPE_CHECKING:
+    from torch import nn
 
 logger = logging.getLogger(__name__)
 
@@ -106,7 +107,7 @@ def write_checkpoint(
     size: Size,
     folder: Path,
     clip_vocab: Path | None = None,
-    dtype: torch.dtype = torch.float32,
+    dtype: Literal["float32", "float16"] = "float32",
     seed: int = 0,
     with_refiner: bool = False,
 ) -> None:
@@ -126,6 +127,7 @@ def write_checkpoint(
     UsageError
         The vocabulary is missing or is not CLIP's, or the folder exists.
     """
+    import torch
     from diffusers import AutoencoderKL, UNet2DConditionModel
     from transformers import CLIPTextConfig, CLIPTextModel
 
@@ -151,7 +153,7 @@ def write_checkpoint(
         components["refiner"] = components["unet"]
     torch.manual_seed(seed)
     for name, make in components.items():
-        module = make().to(dtype)
+        module = make().to(getattr(torch, dtype))
         _save(module, folder / name)
         logger.info("%s: %.1f M parameters", name, sum(p.numel() for p in module.parameters()) / 1e6)
         del module
@@ -236,31 +238,109 @@ def _write_json(path: Path, document: dict[str, Any]) -> None:
     path.write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
 
 
+def measure_wave(
+    bundle: Path, crops: int, threads: int | None, guidance_scale: float | None
+) -> dict[str, Any]:
+    """Run one wave of zones, all as one batch, through a bundle on the CPU.
+
+    Returns
+    -------
+    dict
+        Seconds per stage (opening and hashing the bundle included), and the peak resident memory of the
+        process in GB after opening and at the end.
+    """
+    import resource
+
+    import numpy as np
+
+    from agesdk.bundle import ZoneAgingSettings
+    from agesdk.diffusion.schedule import make_schedule
+    from agesdk.faces.zones import ZONES
+    from agesdk.zone_model import ZoneModel
+
+    seconds: dict[str, float] = {}
+
+    def timed(stage: str, call: Callable[[], Any]) -> Any:
+        start = time.perf_counter()
+        result = call()
+        seconds[stage] = round(time.perf_counter() - start, 2)
+        return result
+
+    def peak() -> float:
+        return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9, 2)
+
+    model = timed("open", lambda: ZoneModel.open(bundle, threads=threads))
+    opened = peak()
+    settings = model.settings
+    assert isinstance(settings, ZoneAgingSettings)
+    defaults = settings.defaults
+    guidance = defaults.guidance_scale if guidance_scale is None else guidance_scale
+    schedule = make_schedule(settings.scheduler, defaults.steps, defaults.strength)
+    random = np.random.default_rng(0)
+    kinds = [zone.kind for zone in ZONES][:crops]
+    images = random.integers(0, 256, (crops, settings.crop_size, settings.crop_size, 3), dtype=np.uint8)
+    mean, std = timed("encode", lambda: model.encode(images))
+    noise = random.standard_normal((2 + schedule.noisy_steps, *mean.shape), dtype=np.float32)
+    extra = None
+    if settings.mode == "conditioned":
+        extra = {"masked_latents": mean, "mask": np.ones_like(mean[:, :1])}
+    scores = [0.8] * crops
+    aged = timed(
+        "condition and denoise",
+        lambda: model.age(schedule, kinds, scores, mean + std * noise[0], noise[1:], guidance, extra=extra),
+    )
+    decoded = timed("decode", lambda: model.decode(aged))
+    timed("score", lambda: model.scores(aged, kinds))
+    assert decoded.shape == images.shape and np.isfinite(aged).all()
+    return {
+        "crops": crops,
+        "model evaluations": len(schedule.steps) * (2 if guidance > 1.0 else 1),
+        "threads": threads,
+        "seconds": seconds,
+        "peak memory, opened, GB": opened,
+        "peak memory, GB": peak(),
+    }
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.fullsize", description=(__doc__ or "").split("\n")[0]
     )
-    parser.add_argument("size", choices=("sd15", "tiny"))
-    parser.add_argument("folder", type=Path, metavar="OUTDIR")
-    parser.add_argument(
-        "--clip-vocab", type=Path, metavar="FILE", help="bpe_simple_vocab_16e6.txt.gz, or a wheel"
-    )
-    parser.add_argument(
-        "--dtype", choices=("float32", "float16"), default="float32", help="of the stored weights"
-    )
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--refiner", action="store_true", help="also write refiner/, a second UNet")
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    for size, text in (
+        ("sd15", "write a checkpoint of Stable Diffusion 1.5's size"),
+        ("tiny", "write a checkpoint of the same layout that exports in seconds"),
+    ):
+        write = commands.add_parser(size, help=text, description=text + ", with random weights.")
+        write.add_argument("folder", type=Path, metavar="OUTDIR")
+        write.add_argument(
+            "--clip-vocab", type=Path, metavar="FILE", help="bpe_simple_vocab_16e6.txt.gz, or a wheel"
+        )
+        write.add_argument(
+            "--dtype", choices=("float32", "float16"), default="float32", help="of the stored weights"
+        )
+        write.add_argument("--seed", type=int, default=0)
+        write.add_argument("--refiner", action="store_true", help="also write refiner/, a second UNet")
+    wave = commands.add_parser("wave", help="time one wave of zones through a bundle on the CPU")
+    wave.add_argument("bundle", type=Path, metavar="BUNDLE")
+    wave.add_argument("--crops", type=int, default=12, choices=range(1, 13), metavar="1..12")
+    wave.add_argument("--threads", type=int)
+    wave.add_argument("--guidance-scale", type=float, help="default: the bundle's")
     options = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     try:
-        write_checkpoint(
-            options.size,
-            options.folder,
-            options.clip_vocab,
-            getattr(torch, options.dtype),
-            options.seed,
-            options.refiner,
-        )
+        if options.command == "wave":
+            measured = measure_wave(options.bundle, options.crops, options.threads, options.guidance_scale)
+            print(json.dumps(measured, indent=2))
+        else:
+            write_checkpoint(
+                options.command,
+                options.folder,
+                options.clip_vocab,
+                options.dtype,
+                options.seed,
+                options.refiner,
+            )
     except AgeSDKError as error:
         print(error, file=sys.stderr)
         return 2

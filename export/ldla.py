@@ -10,6 +10,8 @@ import argparse
 import json
 import logging
 import re
+import resource
+import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -184,7 +186,14 @@ def export_ldla(options: Options) -> Manifest:
         components: dict[str, Component] = {}
         differences: dict[str, list[parity.Difference]] = {}
         for plan in _progress(plans, options.progress):
+            start = time.perf_counter()
             _export_plan(plan, options, writer, components, differences)
+            logger.info(
+                "%s: %.0f s, peak memory of the process %.1f GB",
+                plan.folder.name,
+                time.perf_counter() - start,
+                resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9,
+            )
         for path in checkpoint.tokenizer_files() if checkpoint.has_text else ():
             writer.copy(path, f"tokenizer/{path.name}")
         writer.write_text("LICENSES.md", licenses)
@@ -235,7 +244,11 @@ def read_settings(checkpoint: Checkpoint, options: Options) -> ZoneAgingSettings
         | index.get("defaults", {}),
         "condition": condition,
         "zones": zones,
-        **{key: index[key] for key in ("blur_sigma", "detail_sigma", "chroma", "calibration", "score_calibration") if key in index},
+        **{
+            key: index[key]
+            for key in ("blur_sigma", "detail_sigma", "chroma", "calibration", "score_calibration")
+            if key in index
+        },
     }
     if options.calibration is not None:
         curves = read_json_object(options.calibration, "calibration")

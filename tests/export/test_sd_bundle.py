@@ -156,10 +156,8 @@ def test_folded_step_equals_unet_and_scheduler_of_diffusers(
     ours = start * np.float32(scheduler.init_noise_sigma)
     for index, (timestep, step) in enumerate(zip(scheduler.timesteps, table.steps, strict=True)):
         noise = torch.from_numpy(noises[index])
-        for module in (
-            "diffusers.schedulers.scheduling_lcm",
-            "diffusers.schedulers.scheduling_euler_ancestral_discrete",
-        ):
+        for name in ("lcm", "euler_ancestral_discrete"):
+            module = f"diffusers.schedulers.scheduling_{name}"
             monkeypatch.setattr(f"{module}.randn_tensor", lambda *_, noise=noise, **__: noise)
         with torch.no_grad():
             model_input = scheduler.scale_model_input(sample, timestep)
