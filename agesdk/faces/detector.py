@@ -81,10 +81,11 @@ class FaceDetector:
         self._overlap_threshold = overlap_threshold
         self._anchors = make_anchors()
 
-    def levels(self, image: np.ndarray, smallest: float) -> Iterator[Detections]:
+    def levels(self, image: np.ndarray, smallest: float) -> Iterator[tuple[float, Detections]]:
         """Detections of each level, from the whole picture to windows that show faces of ``smallest`` pixels.
 
-        image: uint8 [H, W, 3] RGB. Windows are cut as the levels are asked for.
+        Each comes with the size from which on it shows every face, pixels. image: uint8 [H, W, 3] RGB. Windows
+        are cut as the levels are asked for.
         """
         height, width = image.shape[:2]
         whole = float(max(height, width))
@@ -94,7 +95,8 @@ class FaceDetector:
             # The reduced copy serves as long as it has more pixels than the network's input.
             coarse = window * scale >= 1.25 * INPUT_SIZE
             squares = list(_windows(width, height, float(window)))
-            yield self._detect(work if coarse else image, scale if coarse else 1.0, squares, (width, height))
+            source = (work, scale) if coarse else (image, 1.0)
+            yield _SMALLEST_SHARE * float(window), self._detect(*source, squares, (width, height))
 
     def turned(self, image: np.ndarray) -> Detections:
         """Detections in the picture turned by quarters: for one that was stored on its side."""
