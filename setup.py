@@ -19,7 +19,7 @@ RUNTIME = ["numpy>=1.26", "opencv-python-headless>=4.8", "onnxruntime>=1.18", "t
 # it.
 TEXT = ["tokenizers>=0.20"]
 MODELS = ["torch>=2.6", "diffusers>=0.33", "transformers>=4.48", "safetensors>=0.4", *TEXT]
-EXPORT = [*MODELS, "onnx>=1.18", "onnx-ir>=0.1", "onnxscript>=0.5", "tflite>=2.10"]
+EXPORT = [*MODELS, "onnx>=1.18", "onnx-ir>=0.1", "onnxscript>=0.5", "PyYAML>=6.0", "tflite>=2.10"]
 TRAIN = [*MODELS, "accelerate>=1.0", "tensorboard>=2.14", "PyYAML>=6.0", "scipy>=1.11"]
 CHECKS = [
     "hypothesis>=6.100",

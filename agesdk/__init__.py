@@ -1,4 +1,4 @@
-"""agesdk: a face, aged zone by zone, on one's own machine."""
+"""agesdk: a face, aged zone by zone or as a whole, on one's own machine."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
         ZoneError,
     )
     from .faces import Face, FaceAnalyzer
+    from .lifespan_aging import LifespanAger, LifespanFace, LifespanResult
     from .zone_aging import AgingResult, ZoneAger
 
 __version__ = "0.1.0"
@@ -35,6 +36,9 @@ _HOMES = {
     "FaceAnalyzer": ".faces",
     "FaceError": ".errors",
     "ImageError": ".errors",
+    "LifespanAger": ".lifespan_aging",
+    "LifespanFace": ".lifespan_aging",
+    "LifespanResult": ".lifespan_aging",
     "OutputError": ".errors",
     "TargetError": ".errors",
     "UsageError": ".errors",
@@ -53,6 +57,9 @@ __all__ = [
     "FaceAnalyzer",
     "FaceError",
     "ImageError",
+    "LifespanAger",
+    "LifespanFace",
+    "LifespanResult",
     "OutputError",
     "TargetError",
     "UsageError",

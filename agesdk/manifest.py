@@ -26,7 +26,7 @@ MAX_MANIFEST_BYTES = 4 * 2**20
 
 Dtype = Literal["float32", "float16", "int64", "int32", "uint8", "int8", "bool"]
 Precision = Literal["fp32", "fp16", "bf16", "int8"]
-Kind = Literal["zone-aging", "face-analysis"]
+Kind = Literal["zone-aging", "lifespan-aging", "face-analysis"]
 
 _IDENTIFIER = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,63}")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._ -]{0,127}")
@@ -242,9 +242,107 @@ class FaceAnalysisSettings:
             _in_range(name, getattr(self, name), 0.0, 1.0)
 
 
-Settings: TypeAlias = ZoneAgingSettings | FaceAnalysisSettings
+@dataclass(frozen=True)
+class AdaptiveNoiseSettings:
+    """AdaNI, Cradle2Cane's first pass: the strength grows with the age gap ``d`` in years.
+
+    ``two_thresholds``: ``strengths[0]`` for d <= t1, ``strengths[1]`` for d <= t2, else ``strengths[2]``;
+    ``one_threshold``: ``strengths[0]`` for d <= t1, else ``strengths[1]``; ``fixed``: always ``fixed``. A
+    prompt with an addition takes ``addition`` whatever the gap.
+    """
+
+    mode: Literal["two_thresholds", "one_threshold", "fixed"] = "two_thresholds"
+    t1: float = 5.0
+    t2: float = 30.0
+    strengths: tuple[float, float, float] = (0.25, 0.5, 0.75)
+    fixed: float = 0.5
+    addition: float = 0.75
+
+    def __post_init__(self) -> None:
+        _in_range("t1", self.t1, 0.0, 1000.0)
+        _in_range("t2", self.t2, self.t1, 1000.0)
+        for index, strength in enumerate(self.strengths):
+            _in_range(f"strengths[{index}]", strength, 1e-6, 1.0)
+        _in_range("fixed", self.fixed, 1e-6, 1.0)
+        _in_range("addition", self.addition, 1e-6, 1.0)
+
+
+@dataclass(frozen=True)
+class SvrSettings:
+    """SVR-ArcFace: singular values of the identity embeddings become ``beta * s * exp(alpha * s)``.
+
+    ``strengths`` are those of the further first passes whose pictures join in (the four-image variant);
+    empty for the two-image variant (the picture itself and its aged one).
+    """
+
+    alpha: float = 0.01
+    beta: float = 1.1
+    strengths: tuple[float, ...] = ()
+
+    def __post_init__(self) -> None:
+        _in_range("alpha", self.alpha, -10.0, 10.0)
+        _in_range("beta", self.beta, 1e-6, 1e6)
+        _require(len(self.strengths) <= 8, "strengths", "has more than 8 entries")
+        for index, strength in enumerate(self.strengths):
+            _in_range(f"strengths[{index}]", strength, 1e-6, 1.0)
+
+
+@dataclass(frozen=True)
+class LifespanAgingSettings:
+    """Everything the lifespan-aging runtime needs to know beside the graphs (Cradle2Cane, NeurIPS 2025).
+
+    ``ages`` is the inclusive range of the tables; None if the bundle carries text encoders only.
+    ``face_feature`` names the output of ``face_encoder`` that is projected, ``rotate_clip`` how the CLIP
+    embedding is turned towards the target age; None means that the bundle has no such identity token.
+    ``clip_pixel_range`` is the range of pixels CLIP's normalisation is applied to: ``0..1`` as in training,
+    ``0..255`` as in the published inference script. ``lora`` says how the second pass is told from the
+    first: by the input ``lora_scale`` of ``denoise``, or by a second component ``denoise_identity``.
+    """
+
+    latent_channels: int
+    scheduler: SchedulerSettings
+    genders: tuple[str, ...]
+    prompt: str
+    ages: tuple[int, int] | None
+    text_encoders: bool
+    lora: Literal["switch", "fused"] = "switch"
+    resolution: int = 512
+    vae_scale_factor: int = 8
+    steps: int = 4
+    adaptive_noise: AdaptiveNoiseSettings = field(default_factory=AdaptiveNoiseSettings)
+    identity_strength: float = 0.25
+    face_feature: Literal["embedding", "hidden_state"] | None = "embedding"
+    svr: SvrSettings | None = None
+    rotate_clip: Literal["angle", "vector"] | None = "angle"
+    clip_pixel_range: Literal["0..1", "0..255"] = "0..1"
+
+    def __post_init__(self) -> None:
+        _in_range("latent_channels", self.latent_channels, 1, 256)
+        _in_range("vae_scale_factor", self.vae_scale_factor, 1, 64)
+        _in_range("resolution", self.resolution, 64, 4096)
+        divides = self.resolution % self.vae_scale_factor == 0
+        _require(divides, "resolution", f"is {self.resolution}, not a multiple of {self.vae_scale_factor}")
+        _in_range("steps", self.steps, 1, 1000)
+        _in_range("identity_strength", self.identity_strength, 1e-6, 1.0)
+        _check_names(self.genders, "genders", allow_empty=False)
+        _require(len(self.prompt) <= 1000, "prompt", "is longer than 1000 characters")
+        for placeholder in ("{age}", "{gender}"):
+            _require(placeholder in self.prompt, "prompt", f"has no {placeholder}")
+        if self.ages is not None:
+            low, high = self.ages
+            _require(0 <= low <= high <= 1000, "ages", f"is {self.ages}, expected 0 <= youngest <= oldest")
+        _require(
+            self.ages is not None or self.text_encoders, "ages", "is null, and there are no text encoders"
+        )
+        has_token = self.face_feature is not None or self.rotate_clip is not None
+        _require(has_token, "face_feature", "and rotate_clip are both null: the second pass has no condition")
+        _require(self.svr is None or self.face_feature is not None, "svr", "needs a face_feature")
+
+
+Settings: TypeAlias = ZoneAgingSettings | LifespanAgingSettings | FaceAnalysisSettings
 SETTINGS_OF_KIND: dict[str, tuple[str, type[Settings]]] = {
     "zone-aging": ("zone_aging", ZoneAgingSettings),
+    "lifespan-aging": ("lifespan_aging", LifespanAgingSettings),
     "face-analysis": ("face_analysis", FaceAnalysisSettings),
 }
 """For each kind of bundle, the manifest key of its settings and their class."""

@@ -61,6 +61,8 @@ _PRETRAINED = {
     "AutoencoderKL": "diffusers",
     "UNet2DConditionModel": "diffusers",
     "CLIPTextModel": "transformers",
+    "CLIPTextModelWithProjection": "transformers",
+    "CLIPModel": "transformers",
 }
 _OWN = frozenset({"SmallVAE", "SmallUNet", "ConditionEncoder", "ScoreNet"})
 EXPECTED: dict[str, tuple[str, ...]] = {
@@ -172,13 +174,50 @@ def load_module(folder: Path, classes: tuple[str, ...]) -> nn.Module:
         As of `check_module`, or a key that the weights lack or that does not fit.
     """
     name = check_module(folder, classes)
-    module = _load_own(folder) if name in _OWN else _load_pretrained(folder, name)
+    module = _load_own(folder) if name in _OWN else _load_pretrained(folder, name, _only_variant(folder))
     return module.float().eval().requires_grad_(False)
+
+
+def load_pretrained(folder: Path, name: str, variant: str | None) -> nn.Module:
+    """Load a diffusers or transformers component of a known class from the files of a variant.
+
+    Parameters
+    ----------
+    variant:
+        ``"fp16"`` reads ``*.fp16.safetensors``, None the files without a variant in their names. The weights
+        become float32 in either case.
+
+    Raises
+    ------
+    CheckpointError
+        As of `load_module`, or no file of that variant.
+    """
+    check_module(folder, (name,))
+    present = {_variant_of(path) for path in folder.glob("*.safetensors")}
+    if variant not in present:
+        wanted = f"*.{variant}.safetensors" if variant else "*.safetensors without a variant"
+        raise CheckpointError(f"{folder} has no weights of the wanted variant", f"expected {wanted}")
+    return _load_pretrained(folder, name, variant).float().eval().requires_grad_(False)
 
 
 def read_config(folder: Path) -> dict[str, Any]:
     """A component's ``config.json``."""
     return _read_object(folder / "config.json")
+
+
+def read_config_file(path: Path) -> dict[str, Any]:
+    """A JSON object of a checkpoint; `CheckpointError` if it is none."""
+    return _read_object(path)
+
+
+def load_tokenizer(folder: Path) -> Any:
+    """transformers' CLIP tokenizer of a folder, whose configuration names the padding."""
+    from transformers import CLIPTokenizer
+
+    try:
+        return CLIPTokenizer.from_pretrained(str(folder), local_files_only=True)
+    except Exception as error:  # the libraries raise OSError, ValueError, KeyError and bare Exception
+        raise CheckpointError(f"{folder} can not be loaded as a CLIP tokenizer", _one_line(error)) from error
 
 
 def _check_weights(folder: Path) -> None:
@@ -212,7 +251,20 @@ def _load_own(folder: Path) -> nn.Module:
         raise CheckpointError(_one_line(error)) from error
 
 
-def _load_pretrained(folder: Path, name: str) -> nn.Module:
+def _variant_of(path: Path) -> str | None:
+    """``fp16`` of ``model.fp16.safetensors`` or ``model.fp16-00001-of-00002.safetensors``, None of
+    ``model.safetensors``."""
+    parts = path.name.split(".")
+    return parts[1].split("-")[0] if len(parts) > 2 else None
+
+
+def _only_variant(folder: Path) -> str | None:
+    """The variant to take where nothing names one: none, unless half precision is all there is."""
+    present = {_variant_of(path) for path in folder.glob("*.safetensors")}
+    return "fp16" if "fp16" in present and None not in present else None
+
+
+def _load_pretrained(folder: Path, name: str, variant: str | None) -> nn.Module:
     """Load with diffusers or transformers, but refuse what they only warn of: absent or misshapen keys."""
     import importlib
 
@@ -220,9 +272,8 @@ def _load_pretrained(folder: Path, name: str) -> nn.Module:
 
     library = importlib.import_module(_PRETRAINED[name])
     options: dict[str, Any] = {"local_files_only": True, "use_safetensors": True, "output_loading_info": True}
-    stems = {path.name.split(".")[1] for path in folder.glob("*.*.safetensors")}
-    if "fp16" in stems and not any(path.name.count(".") == 1 for path in folder.glob("*.safetensors")):
-        options["variant"] = "fp16"
+    if variant is not None:
+        options["variant"] = variant
     options["dtype" if library.__name__ == "transformers" else "torch_dtype"] = torch.float32
     verbosity = library.logging.get_verbosity() if hasattr(library, "logging") else None
     try:

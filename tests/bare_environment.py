@@ -32,7 +32,16 @@ FORBIDDEN = (
     "engines",
     "benchmarks",
 )
-COMMANDS = ([], ["age"], ["analyze"], ["demo"], ["bundle"], ["bundle", "info"], ["bundle", "verify"])
+COMMANDS = (
+    [],
+    ["age"],
+    ["lifespan"],
+    ["analyze"],
+    ["demo"],
+    ["bundle"],
+    ["bundle", "info"],
+    ["bundle", "verify"],
+)
 HEAVY = ("numpy", "cv2", "onnxruntime", "tqdm")
 
 

@@ -53,14 +53,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def build_parser() -> argparse.ArgumentParser:
     """The parser of all commands; every command sets ``run`` to its function."""
-    from agesdk.cli import age, analyze, bundle, demo
+    from agesdk.cli import age, analyze, bundle, demo, lifespan
 
     parser = argparse.ArgumentParser(
-        prog="agesdk", description="Age a face zone by zone, on this machine.", epilog=_EXIT_CODES
+        prog="agesdk",
+        description="Age a face, zone by zone or as a whole, on this machine.",
+        epilog=_EXIT_CODES,
     )
     parser.add_argument("--version", action="version", version=f"agesdk {__version__}")
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
-    for module in (age, analyze, demo, bundle):
+    for module in (age, lifespan, analyze, demo, bundle):
         module.add_parser(commands)
     return parser
 

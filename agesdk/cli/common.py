@@ -9,7 +9,10 @@ import os
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from agesdk.errors import OutputError
 
 if TYPE_CHECKING:
     from agesdk.zone_aging import ZoneAger
@@ -18,11 +21,15 @@ Commands = Any
 """What ``add_subparsers`` returns; argparse has no public name for it."""
 
 
-def add_model_options(parser: argparse.ArgumentParser) -> None:
-    """Which bundle, and on what it runs."""
+def add_model_options(parser: argparse.ArgumentParser, kind: str = "zone-aging") -> None:
+    """Which bundle, and on what it runs; only zone aging has an embedded bundle."""
     group = parser.add_argument_group("model")
+    embedded = kind == "zone-aging"
     group.add_argument(
-        "--bundle", metavar="PATH", help="zone-aging bundle folder (default: the embedded one)"
+        "--bundle",
+        metavar="PATH",
+        required=not embedded,
+        help=f"{kind} bundle folder" + (" (default: the embedded one)" if embedded else ""),
     )
     group.add_argument("--backend", default="onnxruntime", help="inference engine (default: %(default)s)")
     group.add_argument(
@@ -172,3 +179,17 @@ def _plain(value: Any) -> Any:
 def warn(text: str) -> None:
     """A line on stderr that is not an error."""
     print(f"agesdk: {text}", file=sys.stderr)
+
+
+def output_folder(name: str, fix: str = "Choose another") -> Path:
+    """A folder to write into, made if it does not exist; `OutputError` where that fails."""
+    folder = Path(name)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except (OSError, ValueError) as error:
+        raise OutputError(
+            f"The folder {folder} can not be made", getattr(error, "strerror", None) or str(error)
+        ) from None
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise OutputError(f"The folder {folder} is not writable", fix=fix)
+    return folder

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import os
 from pathlib import Path
 
 from agesdk.cli import common
 from agesdk.cli.analyze import all_scores
-from agesdk.errors import OutputError
 
 YOUNGER, OLDER = 0.05, 0.95
 PANEL_SIZE = 560
@@ -38,7 +36,7 @@ def run(options: argparse.Namespace) -> int:
     from agesdk import drawing
     from agesdk.imaging import write_image
 
-    folder = _output_folder(options.out)
+    folder = common.output_folder(options.out, "Choose another with --out")
     ager = common.load_ager(options)
     prepared = ager.prepare(
         options.photo if options.photo is not None else demo_portrait(), face=options.face
@@ -78,16 +76,3 @@ def demo_portrait() -> Path:
     import agesdk
 
     return Path(agesdk.__file__).parent / "data" / "astronaut.jpg"
-
-
-def _output_folder(name: str) -> Path:
-    folder = Path(name)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except (OSError, ValueError) as error:
-        raise OutputError(
-            f"The folder {folder} can not be made", getattr(error, "strerror", None) or str(error)
-        ) from None
-    if not os.access(folder, os.W_OK | os.X_OK):
-        raise OutputError(f"The folder {folder} is not writable", fix="Choose another with --out")
-    return folder

@@ -67,17 +67,47 @@ def denoise(
             assert null_condition is not None
             part = {name: np.concatenate([array, array]) for name, array in part.items()}
             part["encoder_hidden_states"] = np.concatenate([null_condition[rows], condition[rows]])
-        sample: Tensor = schedule.start_latents * latents[rows] + schedule.start_noise * noise[0, rows]
-        sample = sample.astype(np.float32, copy=False)
-        fresh = iter(noise[1:, rows])
-        silence = np.zeros_like(sample)
-        for step in schedule.steps:
-            step_noise = next(fresh) if step.c_noise else silence
-            sample = _advance(engine, step, sample, step_noise, part, guidance_scale if guided else None)
-            if on_step is not None:
-                on_step(rows.stop - rows.start)
-        results.append(engine.to_host(sample))
+        sample = schedule.start_latents * latents[rows] + schedule.start_noise * noise[0, rows]
+        done = run_steps(engine, schedule, sample, noise[1:, rows], part, guidance_scale, on_step)
+        results.append(engine.to_host(done))
     return results[0] if len(results) == 1 else np.concatenate(results)
+
+
+def run_steps(
+    engine: Engine,
+    schedule: Schedule,
+    start: np.ndarray,
+    fresh: np.ndarray,
+    part: Mapping[str, np.ndarray],
+    guidance_scale: float = 1.0,
+    on_step: Callable[[int], None] | None = None,
+) -> Tensor:
+    """Run the schedule's steps on one batch; the sample stays where the backend keeps it.
+
+    Parameters
+    ----------
+    start:
+        float [B, C, h, w]: the noised latents.
+    fresh:
+        float32 [schedule.noisy_steps, B, C, h, w].
+    part:
+        The step's other inputs, both halves if there is guidance: float32 [B or 2 B, ...].
+
+    Returns
+    -------
+    Tensor
+        float32 [B, C, h, w], clean latents, on the backend's device.
+    """
+    sample: Tensor = start.astype(np.float32, copy=False)
+    noises = iter(fresh)
+    silence = np.zeros_like(sample)
+    for step in schedule.steps:
+        step_noise = next(noises) if step.c_noise else silence
+        guidance = guidance_scale if guidance_scale > 1.0 else None
+        sample = _advance(engine, step, sample, step_noise, part, guidance)
+        if on_step is not None:
+            on_step(len(start))
+    return sample
 
 
 def _advance(

@@ -76,16 +76,16 @@ def _fill(template: str, values: Mapping[str, str]) -> str:
 
 
 class ClipTokenizer:
-    """CLIP's tokenizer from a bundle's ``tokenizer/`` folder.
+    """CLIP's tokenizer from a bundle's ``tokenizer/`` folder, or another of its folders.
 
     The folder has ``tokenizer.json``, or ``vocab.json`` and ``merges.txt``. The padding token is the
     ``pad_token`` of ``tokenizer_config.json`` or ``special_tokens_map.json``, and the end token where neither
     names one.
     """
 
-    def __init__(self, bundle: Bundle) -> None:
-        self._tokenizer = _load(bundle)
-        pad = _pad_token(bundle)
+    def __init__(self, bundle: Bundle, folder: str = "tokenizer") -> None:
+        self._tokenizer = _load(bundle, folder)
+        pad = _pad_token(bundle, folder)
         pad_id = self._tokenizer.token_to_id(pad)
         if pad_id is None:
             raise BundleError(
@@ -105,7 +105,7 @@ class ClipTokenizer:
         return np.array([encoding.ids for encoding in encodings], dtype=np.int64)
 
 
-def _load(bundle: Bundle) -> Tokenizer:
+def _load(bundle: Bundle, folder: str) -> Tokenizer:
     try:
         import tokenizers
     except ImportError as error:
@@ -115,10 +115,10 @@ def _load(bundle: Bundle) -> Tokenizer:
             "Run `pip install 'agesdk[text]'`",
         ) from None
     try:
-        if bundle.has_file("tokenizer/tokenizer.json"):
-            return tokenizers.Tokenizer.from_file(str(bundle.file_path("tokenizer/tokenizer.json")))
-        vocabulary = str(bundle.file_path("tokenizer/vocab.json"))
-        merges = str(bundle.file_path("tokenizer/merges.txt"))
+        if bundle.has_file(f"{folder}/tokenizer.json"):
+            return tokenizers.Tokenizer.from_file(str(bundle.file_path(f"{folder}/tokenizer.json")))
+        vocabulary = str(bundle.file_path(f"{folder}/vocab.json"))
+        merges = str(bundle.file_path(f"{folder}/merges.txt"))
         return _clip_tokenizer(*tokenizers.models.BPE.read_file(vocabulary, merges))
     except BundleError:
         raise
@@ -154,8 +154,8 @@ def _clip_tokenizer(vocabulary: dict[str, int], merges: list[tuple[str, str]]) -
     return tokenizer
 
 
-def _pad_token(bundle: Bundle) -> str:
-    for name in ("tokenizer/tokenizer_config.json", "tokenizer/special_tokens_map.json"):
+def _pad_token(bundle: Bundle, folder: str) -> str:
+    for name in (f"{folder}/tokenizer_config.json", f"{folder}/special_tokens_map.json"):
         if not bundle.has_file(name):
             continue
         try:

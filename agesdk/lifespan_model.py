@@ -1,0 +1,207 @@
+"""The networks of a lifespan-aging bundle, called by what they do."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable, Mapping
+from typing import Literal
+
+import numpy as np
+
+from agesdk.backends import Engine, load_engine, run_batched
+from agesdk.bundle import Bundle, LifespanAgingSettings
+from agesdk.diffusion.denoiser import run_steps
+from agesdk.diffusion.schedule import Schedule
+from agesdk.errors import BundleError, UsageError
+from agesdk.lifespan_prompts import PromptEncoders, Prompts, PromptTables
+
+IDENTITY_ENCODERS = ("face_encoder", "clip_image_encoder")
+"""What a face needs once, when it is prepared."""
+
+ClipPixelRange = Literal["0..1", "0..255"]
+
+
+class LifespanModel:
+    """Components opened when they are first used; images are uint8, latents scaled.
+
+    Attributes
+    ----------
+    bundle, settings:
+        The bundle and its settings.
+    prompts:
+        See `agesdk.lifespan_prompts`.
+    """
+
+    def __init__(
+        self, bundle: Bundle, load: Callable[[str], Engine], text: Literal["tables", "graphs"] | None = None
+    ) -> None:
+        settings = bundle.settings
+        if not isinstance(settings, LifespanAgingSettings):
+            raise BundleError(
+                f"{bundle.path} is not a lifespan-aging bundle", f"its kind is {bundle.manifest.kind}"
+            )
+        self.bundle = bundle
+        self.settings = settings
+        self._load = load
+        self._engines: dict[str, Engine] = {}
+        self._lock = threading.Lock()
+        for name in self._needed():
+            bundle.component(name)
+        self.prompts = self._make_prompts(text)
+
+    @classmethod
+    def open(
+        cls,
+        bundle: Bundle | str | os.PathLike[str],
+        backend: str = "onnxruntime",
+        provider: str = "cpu",
+        threads: int | None = None,
+        text: Literal["tables", "graphs"] | None = None,
+    ) -> LifespanModel:
+        """Open a lifespan-aging bundle; see `LifespanAger.load`."""
+        if not isinstance(bundle, Bundle):
+            bundle = Bundle.open(bundle, kind="lifespan-aging")
+        opened = bundle
+        return cls(opened, lambda name: load_engine(opened, name, backend, provider, threads), text)
+
+    def engine(self, name: str) -> Engine:
+        """A component, opened now if it is not."""
+        with self._lock:
+            if name not in self._engines:
+                self._engines[name] = self._load(name)
+            return self._engines[name]
+
+    def release(self, *names: str) -> None:
+        """Let components leave memory; they are opened again when they are needed."""
+        with self._lock:
+            for name in names:
+                self._engines.pop(name, None)
+
+    def encode(self, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """uint8 [B, S, S, 3] to mean and std, float32 [B, C, h, w]."""
+        outputs = run_batched(self.engine("vae_encoder"), {"image": images})
+        return outputs["mean"], outputs["std"]
+
+    def face_features(self, images: np.ndarray) -> dict[str, np.ndarray]:
+        """ArcFace of uint8 [B, S, S, 3]: embedding float32 [B, 512], and hidden_state [B, 25088] if the
+        bundle projects that."""
+        return run_batched(self.engine("face_encoder"), {"image": images})
+
+    def clip_features(self, images: np.ndarray, pixel_range: ClipPixelRange) -> np.ndarray:
+        """CLIP of uint8 [B, S, S, 3]: float32 [B, P], not normalised."""
+        scale = np.full(len(images), 1.0 if pixel_range == "0..255" else 1.0 / 255.0, np.float32)
+        return run_batched(self.engine("clip_image_encoder"), {"image": images, "pixel_scale": scale})[
+            "features"
+        ]
+
+    def face_tokens(self, features: np.ndarray) -> np.ndarray:
+        """float32 [B, 512 or 25088] to tokens [B, D]."""
+        return run_batched(self.engine("face_projection"), {"features": features})["token"]
+
+    def clip_tokens(self, features: np.ndarray) -> np.ndarray:
+        """float32 [B, P] to tokens [B, D]."""
+        return run_batched(self.engine("clip_projection"), {"features": features})["token"]
+
+    def denoise(
+        self,
+        schedule: Schedule,
+        start: np.ndarray,
+        fresh: np.ndarray,
+        hidden_states: np.ndarray,
+        pooled: np.ndarray,
+        identity: bool,
+        on_step: Callable[[int], None] | None = None,
+    ) -> object:
+        """One pass over a batch; clean latents float32 [B, C, h, w] stay on the device, for `decode`.
+
+        Parameters
+        ----------
+        start:
+            float32 [B, C, h, w]: noised latents; the other arrays have B rows too, ``fresh`` in its second
+            axis.
+        identity:
+            The second pass: with LoRA.
+        """
+        part = {"encoder_hidden_states": hidden_states, "text_embeds": pooled}
+        name = "denoise"
+        if self.settings.lora == "switch":
+            part["lora_scale"] = np.full(len(start), float(identity), np.float32)
+        elif identity:
+            name = "denoise_identity"
+        return run_steps(self.engine(name), schedule, start, fresh, part, on_step=on_step)
+
+    def decode(self, latents: object) -> np.ndarray:
+        """Latents as `denoise` returns them to uint8 [B, S, S, 3]."""
+        engine = self.engine("vae_decoder")
+        return engine.to_host(engine.run({"latents": latents})["image"])
+
+    def to_host(self, latents: object) -> np.ndarray:
+        """Latents as `denoise` returns them as an array."""
+        return self.engine("denoise").to_host(latents)
+
+    def largest_batch(self) -> int:
+        """The most pictures that every component of a pass takes at once."""
+        names = ["vae_encoder", "denoise", "vae_decoder"]
+        return min(self.bundle.component(name).profile["batch"][2] for name in names)
+
+    def latent_shape(self) -> tuple[int, int, int]:
+        """[C, h, w]."""
+        side = self.settings.resolution // self.settings.vae_scale_factor
+        return self.settings.latent_channels, side, side
+
+    def noise_names(self, schedules: Mapping[str, Schedule]) -> list[str]:
+        """Names of the noise arrays, each float32 [1, C, h, w], that passes with these schedules need.
+
+        ``vae_sample_PASS`` draws from the VAE's posterior, ``init_noise_PASS`` starts the pass, and
+        ``ancestral_PASS_stepN`` is added after step N; the last step takes none.
+        """
+        return [
+            name
+            for label, schedule in schedules.items()
+            for name in (
+                f"vae_sample_{label}",
+                f"init_noise_{label}",
+                *(f"ancestral_{label}_step{i}" for i, step in enumerate(schedule.steps) if step.c_noise),
+            )
+        ]
+
+    def check_noise(
+        self, noise: Mapping[str, np.ndarray], schedules: Mapping[str, Schedule]
+    ) -> dict[str, np.ndarray]:
+        """The arrays that are needed, float32 [1, C, h, w]; `UsageError` where one is missing or
+        misshapen."""
+        shape = (1, *self.latent_shape())
+        checked = {}
+        for name in self.noise_names(schedules):
+            if name not in noise:
+                raise UsageError(f"The noise {name} is missing", fix="Pass it, or pass a seed instead")
+            array = np.asarray(noise[name], np.float32)
+            if array.shape not in (shape, shape[1:]) or not np.isfinite(array).all():
+                raise UsageError(
+                    f"The noise {name} is not finite or has the shape {array.shape}", f"{shape} is needed"
+                )
+            checked[name] = array.reshape(shape)
+        return checked
+
+    def _needed(self) -> list[str]:
+        names = ["vae_encoder", "denoise", "vae_decoder"]
+        if self.settings.lora == "fused":
+            names.append("denoise_identity")
+        if self.settings.face_feature is not None:
+            names += ["face_encoder", "face_projection"]
+        if self.settings.rotate_clip is not None:
+            names += ["clip_image_encoder", "clip_projection"]
+        if self.settings.text_encoders:
+            names += ["text_encoder", "text_encoder_2"]
+        return names
+
+    def _make_prompts(self, text: Literal["tables", "graphs"] | None) -> Prompts:
+        has_tables, has_graphs = self.settings.ages is not None, self.settings.text_encoders
+        if text == "graphs" and not has_graphs:
+            raise BundleError(f"{self.bundle.path} has no text encoders", fix="Export it with --text both")
+        if text == "tables" and not has_tables:
+            raise BundleError(f"{self.bundle.path} has no prompt tables", fix="Export it with --text both")
+        if text == "graphs" or not has_tables:
+            return PromptEncoders(self.bundle, self.engine)
+        return PromptTables(self.bundle, self.settings)
