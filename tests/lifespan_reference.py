@@ -1,0 +1,124 @@
+"""Tiny checkpoints in Cradle2Cane's published layout, the bundles made of them, and the recorded outputs of
+the published script on them."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from agesdk.bundle import Bundle
+from agesdk.lifespan_aging import LifespanAger, LifespanFace
+
+ROOT = Path(__file__).parents[1]
+SHARED = Path(os.environ.get("AGESDK_SHARED", ROOT.parent / "shared"))
+AGES = (10, 75)
+CASES = [
+    f"{image}_{ages}_{gender}"
+    for image, genders in (("as", "fmfm"), ("tx", "mfmf"))
+    for ages, gender in zip(("25_28", "25_45", "25_75", "60_10"), genders)
+]
+
+
+@dataclass(frozen=True)
+class Variant:
+    """A checkpoint, its bundles and what the published script made of it."""
+
+    name: str
+    models: Path
+    golden: Mapping[str, np.ndarray]
+    switch: Bundle
+    fused: Bundle
+
+    def ager(self, lora: str = "switch", text: str = "tables", **settings: Any) -> LifespanAger:
+        """An ager with the published script's range of CLIP's pixels, unless told otherwise."""
+        bundle = self.switch if lora == "switch" else self.fused
+        changed = replace(bundle.settings, **{"clip_pixel_range": "0..255", **settings})
+        manifest = replace(bundle.manifest, settings=changed)
+        return LifespanAger.load(Bundle(bundle.path, manifest), threads=1, text=text)
+
+    def case(self, name: str) -> dict[str, Any]:
+        """The recorded arrays of a case, by their names within it."""
+        prefix = f"{name}/"
+        return {key[len(prefix) :]: self.golden[key] for key in self.golden if key.startswith(prefix)}
+
+    def noise(self, name: str) -> dict[str, np.ndarray]:
+        """The recorded noise of a case."""
+        prefix = f"{name}/noise/"
+        return {key[len(prefix) :]: self.golden[key] for key in self.golden if key.startswith(prefix)}
+
+    def request(self, name: str) -> dict[str, Any]:
+        """Ages, gender and noise of a case as arguments of `LifespanAger.age`."""
+        case = {key: self.golden[f"{name}/{key}"] for key in ("source_age", "target_age", "gender")}
+        return {
+            "source_age": int(case["source_age"]),
+            "target_age": int(case["target_age"]),
+            "gender": str(case["gender"]),
+            "noise": self.noise(name),
+        }
+
+
+def make_variant(name: str, reference: Path, vocabulary: Path, folder: Path) -> Variant:
+    from export.cradle2cane import Options, export_cradle2cane
+
+    models = folder / "models"
+    script = [sys.executable, str(reference / "make_checkpoint.py"), str(models), "--variant", name]
+    made = subprocess.run(
+        [*script, "--bpe", str(vocabulary)], capture_output=True, text=True, check=True, env={**os.environ}
+    )
+    golden = dict(np.load(reference / f"golden_{name}.npz", allow_pickle=False))
+    assert str(golden["checkpoint_digest"]) in made.stdout, "this checkpoint is not the one that was recorded"
+    options = Options(models, folder / "switch", text="both", ages=AGES, progress=False)
+    export_cradle2cane(options)
+    switch = Bundle.open(folder / "switch")
+    fused = fused_bundle(switch, replace(options, bundle=folder / "fused", lora="fused"))
+    return Variant(name, models, golden, switch, fused)
+
+
+def fused_bundle(switch: Bundle, options: Any) -> Bundle:
+    """The bundle of ``--lora fused``: its UNets exported, everything else taken from the other bundle."""
+    from agesdk.bundle import write_manifest
+    from export.bundle_writer import BundleWriter
+    from export.cradle2cane.command import export_plan, make_settings
+    from export.cradle2cane.plans import make_plans
+    from export.cradle2cane.source import Source
+
+    source = Source.open(options.models)
+    settings = make_settings(source, options)
+    for path in switch.path.rglob("*"):
+        relative = path.relative_to(switch.path)
+        if path.is_file() and "denoise" not in relative.as_posix() and path.name != "manifest.json":
+            target = options.bundle / relative
+            target.parent.mkdir(parents=True, exist_ok=True)
+            os.link(path, target)
+    components = {name: c for name, c in switch.manifest.components.items() if name != "denoise"}
+    for plan in make_plans(source, settings, options):
+        if plan.components and plan.components[0].startswith("denoise"):
+            export_plan(plan, options, BundleWriter(options.bundle), components, {}, {})
+    manifest = replace(switch.manifest, settings=settings, components=components, files=())
+    write_manifest(options.bundle, manifest)
+    return Bundle.open(options.bundle)
+
+
+@dataclass
+class Prepared:
+    """Agers and prepared faces, made once: what depends on the person only is not what these tests are
+    about."""
+
+    kept: dict[Any, tuple[LifespanAger, LifespanFace]]
+
+    def __call__(self, variant: Variant, image: str, **options: Any) -> tuple[LifespanAger, LifespanFace]:
+        key = (variant.name, image, *sorted(options.items()))
+        if key not in self.kept:
+            owner = next(
+                (ager for k, (ager, _) in self.kept.items() if (k[0], *k[2:]) == (key[0], *key[2:])), None
+            )
+            ager = owner or variant.ager(**options)
+            self.kept[key] = ager, ager.prepare(variant.golden[f"images/{image}"])
+        return self.kept[key]
