@@ -342,8 +342,7 @@ class LifespanAger:
             return one_pass(label, schedule, source, hidden)
 
         latents = first_pass(PASS_1, first.schedules[PASS_1])
-        needs_picture = model.settings.svr is not None or not first.latent_chaining
-        aged = decoded(latents) if needs_picture else None
+        aged = decoded(latents) if first.first_picture else None
         further = [decoded(first_pass(label, schedule)) for label, schedule in first.extra.items()]
         features = self._face_token_inputs(
             person, [aged, *further] if aged is not None else [], len(runs), watch

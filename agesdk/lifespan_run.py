@@ -42,6 +42,8 @@ class LifespanRun:
         The tables of steps of both passes.
     extra:
         Schedules of SVR's further first passes by label (``extra1``, ...), in the order of their strengths.
+    first_picture:
+        The first pass's picture is made: the second pass starts from it, or SVR looks at it.
     """
 
     source_age: int
@@ -54,6 +56,7 @@ class LifespanRun:
     latent_chaining: bool
     schedules: dict[str, Schedule]
     extra: dict[str, Schedule]
+    first_picture: bool
 
     @property
     def noise_schedules(self) -> dict[str, Schedule]:
@@ -62,9 +65,10 @@ class LifespanRun:
 
     @property
     def units(self) -> int:
-        """Units of work for the progress: UNet evaluations and VAE passes."""
+        """Units of work for the progress: UNet evaluations, decoded pictures, and one that is encoded."""
         steps = sum(len(schedule.steps) for schedule in self.noise_schedules.values())
-        return steps + 2 * len(self.noise_schedules) - 1
+        decoded = 1 + len(self.extra) + int(self.first_picture)
+        return steps + decoded + int(not self.latent_chaining)
 
     def described(self, model: LifespanModel) -> dict[str, Any]:
         """As JSON values, for the result and the picture's metadata."""
@@ -128,6 +132,7 @@ def resolve(
             f"extra{number}": make_schedule(settings.scheduler, steps, strength)
             for number, strength in enumerate(others, start=1)
         },
+        first_picture=settings.svr is not None or not wanted.latent_chaining,
     )
 
 

@@ -328,6 +328,8 @@ class LifespanAgingSettings:
         _require(len(self.prompt) <= 1000, "prompt", "is longer than 1000 characters")
         for placeholder in ("{age}", "{gender}"):
             _require(placeholder in self.prompt, "prompt", f"has no {placeholder}")
+        bare = self.prompt.replace("{age}", "").replace("{gender}", "")
+        _require("{" not in bare and "}" not in bare, "prompt", "has braces beside {age} and {gender}")
         if self.ages is not None:
             low, high = self.ages
             _require(0 <= low <= high <= 1000, "ages", f"is {self.ages}, expected 0 <= youngest <= oldest")

@@ -39,7 +39,6 @@ if TYPE_CHECKING:
 logger = logging.getLogger("export.cradle2cane")
 
 PROMPT = "a face image of a {age} years old {gender}"
-AGE_TEXT = "{age} years old"
 GENDERS = ("female", "male")
 FOUR_IMAGE_STRENGTHS = (0.25, 0.5, 0.75)
 """First passes whose pictures join in the four-image SVR. The published trainer drops the list from the

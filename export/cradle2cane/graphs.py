@@ -256,11 +256,8 @@ class ProjectToToken(Graph):
 class _Text(Graph):
     """A CLIP text model: input_ids int64 [B, 77] in."""
 
-    network = "text"
-
-    def __init__(self, text: nn.Module, config: Any) -> None:
+    def __init__(self, config: Any) -> None:
         super().__init__()
-        self.text: Any = text
         self.vocabulary = int(config.vocab_size)
         self.width = int(config.hidden_size)
         self.inputs = (TensorSpec("input_ids", "int64", ("batch", PROMPT_TOKENS)),)
@@ -279,8 +276,11 @@ class PromptEncoder(_Text):
     """input_ids -> hidden_states float32 [B, 77, D]: the second-last layer, without the final norm; and, of
     the second encoder, pooled float32 [B, P]: the projected state at the end token."""
 
+    network = "text"
+
     def __init__(self, text: nn.Module, pooled: bool) -> None:
-        super().__init__(text, text.config)
+        super().__init__(text.config)
+        self.text: Any = text
         self.pooled = pooled
         outputs = [TensorSpec("hidden_states", "float32", ("batch", PROMPT_TOKENS, self.width))]
         if pooled:
@@ -300,7 +300,7 @@ class ClipTextEncoder(_Text):
     network = "clip"
 
     def __init__(self, clip: nn.Module) -> None:
-        super().__init__(nn.Identity(), clip.config.text_config)  # type: ignore[union-attr]
+        super().__init__(clip.config.text_config)  # type: ignore[union-attr]
         self.clip: Any = clip
         width = int(clip.config.projection_dim)  # type: ignore[union-attr, arg-type]
         self.outputs = (TensorSpec("features", "float32", ("batch", width)),)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from agesdk.lifespan_prompts import AGE_TEXT
 from export.bundle_writer import BundleWriter
 from export.checkpoint import load_tokenizer
 
@@ -44,7 +45,6 @@ def prompt_states(text: Any, tokenizer: Path, options: Options) -> dict[str, np.
 
 def age_features(clip: Any, source: Source, options: Options) -> dict[str, np.ndarray]:
     """CLIP's features of "N years old", each of length 1, float32 [ages, P]."""
-    from .command import AGE_TEXT
 
     ids = _tokens(source.turbo / "tokenizer", [AGE_TEXT.format(age=age) for age in _ages(options)])
     parts = []

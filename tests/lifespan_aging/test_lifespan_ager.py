@@ -245,9 +245,11 @@ def test_saved_with_marks_and_settings(ager: LifespanAger, person: Any, tmp_path
     assert b"trainedAlgorithmicMedia" in (tmp_path / "out.png").read_bytes()
 
 
-def test_progress_counts_to_the_end_and_can_cancel(ager: LifespanAger, person: Any) -> None:
+@pytest.mark.parametrize("chaining", [False, True])
+def test_progress_counts_to_the_end_and_can_cancel(ager: LifespanAger, person: Any, chaining: bool) -> None:
     seen: list[tuple[int, int, str]] = []
-    ager.age(person, 25, 75, "male", seed=1, progress=lambda *state: seen.append(state))
+    request = {"seed": 1, "latent_chaining": chaining}
+    ager.age(person, 25, 75, "male", progress=lambda *state: seen.append(state), **request)
     assert [done for done, _, _ in seen] == list(range(1, len(seen) + 1))
     assert seen[-1][0] == seen[-1][1]
     with pytest.raises(Cancelled):
