@@ -129,7 +129,7 @@ def run(model: Any, image: np.ndarray) -> list[np.ndarray]:
 
 
 def test_a_converted_network_computes_what_torch_computes() -> None:
-    """A stem with lopsided SAME padding, half-precision depthwise weights, channel padding, a skip and two heads."""
+    """SAME padding on one side, half-precision depthwise weights, channel padding, a skip and two heads."""
     rng = np.random.default_rng(0)
     w1, b1 = rng.normal(size=(4, 3, 3, 3)).astype(np.float32), rng.normal(size=4).astype(np.float32)
     w2, b2 = rng.normal(size=(1, 3, 3, 4)).astype(np.float16), rng.normal(size=4).astype(np.float32)
