@@ -1,8 +1,8 @@
 """Calibration: which score to ask the model for, so that the wanted one comes out, per kind of zone.
 
-A denoiser under-reacts: asked for 0.9 it gives 0.75. The response to a grid of conditions is measured with ScoreNet on
-validation crops, made monotone (isotonic regression) and inverted. ScoreNet itself is calibrated first, on real
-validation crops, so that its mean reading is the mean score.
+A denoiser under-reacts: asked for 0.9 it gives 0.75. The response to a grid of conditions is measured with
+ScoreNet on validation crops, made monotone (isotonic regression) and inverted. ScoreNet itself is calibrated
+first, on real validation crops, so that its mean reading is the mean score.
 """
 
 from __future__ import annotations
@@ -19,7 +19,9 @@ Curve = list[list[float]]
 
 
 def isotonic(values: NDArray[np.float64], weights: NDArray[np.float64] | None = None) -> NDArray[np.float64]:
-    """The non-decreasing sequence nearest to ``values`` in weighted squares: pool adjacent violators, float64 [N]."""
+    """The non-decreasing sequence nearest to ``values`` in weighted squares: pool adjacent violators, float64
+    [N].
+    """
     blocks: list[list[float]] = []
     for value, weight in zip(values, np.ones(len(values)) if weights is None else weights, strict=True):
         blocks.append([float(value), float(weight), 1])
@@ -31,25 +33,31 @@ def isotonic(values: NDArray[np.float64], weights: NDArray[np.float64] | None = 
 
 
 def reading_curve(readings: NDArray[np.float64], scores: NDArray[np.float64], bins: int = 8) -> Curve:
-    """Maps ScoreNet's readings of real crops to their scores: [[reading, score], ...], both strictly increasing ends.
+    """Maps ScoreNet's readings of real crops to their scores: [[reading, score], ...], both strictly
+    increasing ends.
 
-    readings, scores: [N]. Quantile bins of the reading, mean score in each, made monotone, with the ends (0, 0) and
-    (1, 1).
+    readings, scores: [N]. Quantile bins of the reading, mean score in each, made monotone, with the ends (0,
+    0) and (1, 1).
     """
     order = np.argsort(readings)
     parts = np.array_split(order, bins)
     x = np.array([readings[p].mean() for p in parts])
     y = isotonic(np.array([scores[p].mean() for p in parts]), np.array([float(len(p)) for p in parts]))
-    return [[0.0, 0.0], *[[round(float(a), 4), round(float(b), 4)] for a, b in zip(x, y, strict=True)], [1.0, 1.0]]
+    return [
+        [0.0, 0.0],
+        *[[round(float(a), 4), round(float(b), 4)] for a, b in zip(x, y, strict=True)],
+        [1.0, 1.0],
+    ]
 
 
 def condition_curve(
     respond: Callable[[float], NDArray[np.float64]], conditions: Sequence[float] = CONDITIONS
 ) -> tuple[Curve, NDArray[np.float64]]:
-    """Inverts a response: [[target, condition], ...] for the eleven targets 0, 0.1 … 1, and the response itself.
+    """Inverts a response: [[target, condition], ...] for the eleven targets 0, 0.1 … 1, and the response
+    itself.
 
-    ``respond(condition)`` gives the (calibrated) scores of the results, [N]. A target outside what the model can reach
-    gets the nearest condition.
+    ``respond(condition)`` gives the (calibrated) scores of the results, [N]. A target outside what the model
+    can reach gets the nearest condition.
     """
     response = np.array([float(np.mean(respond(c))) for c in conditions])
     smooth = isotonic(response) + 1e-6 * np.arange(len(conditions))

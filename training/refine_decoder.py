@@ -1,8 +1,9 @@
-"""Second stage of the small autoencoder: the decoder learns crispness while the encoder, and so the latents, stay.
+"""Second stage of the small autoencoder: the decoder learns crispness while the encoder, and so the latents,
+stay.
 
-A reconstruction loss alone decodes what it is unsure of as an average, and a fine wrinkle becomes a soft one. As in
-Rombach et al. 2022 (section 3.1 and appendix G) a patch discriminator is added; here only the decoder follows, on zone
-crops, so that a denoiser trained on the latents remains valid.
+A reconstruction loss alone decodes what it is unsure of as an average, and a fine wrinkle becomes a soft one.
+As in Rombach et al. 2022 (section 3.1 and appendix G) a patch discriminator is added; here only the decoder
+follows, on zone crops, so that a denoiser trained on the latents remains valid.
 """
 
 from __future__ import annotations
@@ -28,7 +29,9 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class RefineConfig:
-    """``batch_size`` windows of ``window`` pixels per process and step; old skin is drawn ``old_weight`` times as often."""
+    """``batch_size`` windows of ``window`` pixels per process and step; old skin is drawn ``old_weight``
+    times as often.
+    """
 
     steps: int = 1500
     batch_size: int = 12
@@ -78,7 +81,9 @@ def refine(zones: Path, vae: SmallVAE, state_path: Path, config: RefineConfig) -
     vae.requires_grad_(False)
     vae.decoder.requires_grad_(True)
     optimizer = torch.optim.AdamW(vae.decoder.parameters(), lr=config.learning_rate, betas=(0.5, 0.99))
-    d_optimizer = torch.optim.AdamW(discriminator.parameters(), lr=config.discriminator_rate, betas=(0.5, 0.99))
+    d_optimizer = torch.optim.AdamW(
+        discriminator.parameters(), lr=config.discriminator_rate, betas=(0.5, 0.99)
+    )
     start = 0
     if state_path.exists():
         state = torch.load(state_path, weights_only=True)
@@ -89,14 +94,15 @@ def refine(zones: Path, vae: SmallVAE, state_path: Path, config: RefineConfig) -
         start = state["step"]
     decoder, opt = accelerator.prepare(vae.decoder, optimizer)
     judge, d_opt = accelerator.prepare(discriminator, d_optimizer)
-    clock, means = time.perf_counter(), {}
+    clock = time.perf_counter()
+    means: dict[str, float] = {}
     margin = crops.shape[1] - config.window
     for step in range(start, config.steps):
         rng = np.random.default_rng((config.seed, 5, step, accelerator.process_index))
         torch.manual_seed(int(rng.integers(2**31)))
         batch = np.empty((config.batch_size, config.window, config.window, 3), np.uint8)
         for i in range(config.batch_size):
-            row = rows[min(np.searchsorted(cumulative, rng.random()), len(rows) - 1)]
+            row = rows[min(int(np.searchsorted(cumulative, rng.random())), len(rows) - 1)]
             y, x = rng.integers(0, margin + 1, 2)
             batch[i] = crops[row, y : y + config.window, x : x + config.window]
         image = torch.from_numpy(batch).permute(0, 3, 1, 2).float() / 127.5 - 1
@@ -127,13 +133,18 @@ def refine(zones: Path, vae: SmallVAE, state_path: Path, config: RefineConfig) -
             means[name] = means.get(name, value) + 0.02 * (value - means.get(name, value))
         if accelerator.is_main_process and (step + 1) % 50 == 0:
             pace = (time.perf_counter() - clock) / (step + 1 - start)
-            logger.info("step %d %s, %.3f s a step", step + 1, " ".join(f"{k} {v:.4f}" for k, v in means.items()), pace)
+            logger.info(
+                "step %d %s, %.3f s a step",
+                step + 1,
+                " ".join(f"{k} {v:.4f}" for k, v in means.items()),
+                pace,
+            )
         if accelerator.is_main_process and ((step + 1) % 250 == 0 or step + 1 == config.steps):
             partial = state_path.with_suffix(".partial")
             torch.save(
                 {
-                    "vae": vae.state_dict(), "discriminator": discriminator.state_dict(),
-                    "optimizer": optimizer.state_dict(), "d_optimizer": d_optimizer.state_dict(), "step": step + 1,
+                    "vae": vae.state_dict(), "discriminator": discriminator.state_dict(), "optimizer":
+                    optimizer.state_dict(), "d_optimizer": d_optimizer.state_dict(), "step": step + 1,
                 },
                 partial,
             )  # fmt: skip

@@ -94,9 +94,9 @@ class FaceAnalyzer:
     def detect(self, image: np.ndarray, min_size: float = MIN_SIZE, thorough: bool = False) -> list[Face]:
         """The faces of a picture, largest first; an empty list if there are none.
 
-        Windows shrink until a face is found and every other one of at least 0.4 times its size would have been.
-        Faces turned in the picture by up to 60° are found as they are; when none is certain, the picture is tried
-        on its sides and upside down.
+        Windows shrink until a face is found and every other one of at least 0.4 times its size would have
+        been. Faces turned in the picture by up to 60° are found as they are; when none is certain, the
+        picture is tried on its sides and upside down.
 
         Parameters
         ----------
@@ -105,8 +105,8 @@ class FaceAnalyzer:
         min_size:
             Smallest face worth looking for, pixels. Smaller ones may still be returned.
         thorough:
-            Look for faces of ``min_size`` beside large ones too: in a picture of 12 megapixels this takes some
-            1,200 windows (about 2 ms each on one CPU core) instead of ten.
+            Look for faces of ``min_size`` beside large ones too: in a picture of 12 megapixels this takes
+            some 1,200 windows (about 2 ms each on one CPU core) instead of ten.
 
         Raises
         ------

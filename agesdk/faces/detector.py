@@ -84,8 +84,8 @@ class FaceDetector:
     def levels(self, image: np.ndarray, smallest: float) -> Iterator[tuple[float, Detections]]:
         """Detections of each level, from the whole picture to windows that show faces of ``smallest`` pixels.
 
-        Each comes with the size from which on it shows every face, pixels. image: uint8 [H, W, 3] RGB. Windows
-        are cut as the levels are asked for.
+        Each comes with the size from which on it shows every face, pixels. image: uint8 [H, W, 3] RGB.
+        Windows are cut as the levels are asked for.
         """
         height, width = image.shape[:2]
         whole = float(max(height, width))
