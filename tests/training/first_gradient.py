@@ -1,4 +1,4 @@
-"""The gradient of a run's first batch; under torchrun, the script ``first_gradient.py CONFIG.yaml OUT.pt``."""
+"""The gradient of a run's first batch; under torchrun a script: ``first_gradient.py CONFIG.yaml OUT.pt``."""
 
 from __future__ import annotations
 
