@@ -15,6 +15,9 @@ from numpy.typing import NDArray
 CONDITIONS = tuple(np.round(np.linspace(0.0, 1.0, 11), 2))
 TARGETS = tuple(np.round(np.linspace(0.0, 1.0, 11), 2))
 
+REACH = 0.02
+"""Scores this close to the ends of the response count as out of reach: there it is flat."""
+
 Curve = list[list[float]]
 
 
@@ -56,9 +59,22 @@ def condition_curve(
     """Inverts a response: [[target, condition], ...] for the eleven targets 0, 0.1 … 1, and the response
     itself.
 
-    ``respond(condition)`` gives the (calibrated) scores of the results, [N]. A target outside what the model
-    can reach gets the nearest condition.
+    ``respond(condition)`` gives the (calibrated) scores of the results, [N]. Targets outside what the model
+    can reach share the conditions that are left over at that end, so that more still asks for more.
     """
     response = np.array([float(np.mean(respond(c))) for c in conditions])
     smooth = isotonic(response) + 1e-6 * np.arange(len(conditions))
-    return [[float(t), round(float(np.interp(t, smooth, conditions)), 4)] for t in TARGETS], response
+    low, high = smooth[0] + REACH, smooth[-1] - REACH
+    if not low < high:
+        return [[float(t), float(t)] for t in TARGETS], response
+    first, last = np.interp([low, high], smooth, conditions)
+    curve = []
+    for target in TARGETS:
+        if target < low:
+            condition = first * target / low
+        elif target > high:
+            condition = last + (1.0 - last) * (target - high) / max(1.0 - high, 1e-6)
+        else:
+            condition = np.interp(target, smooth, conditions)
+        curve.append([float(target), round(float(condition), 4)])
+    return curve, response
