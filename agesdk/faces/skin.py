@@ -83,7 +83,10 @@ def skin_mask(crop: np.ndarray, landmarks: np.ndarray, tone: SkinTone) -> np.nda
         if grow:
             cv2.polylines(mask, [_fixed(outline)], True, 0, max(1, round(2 * grow * scale)), cv2.LINE_AA, 4)
     geometry = cv2.GaussianBlur(mask.astype(np.float32) / 255, (0, 0), size / 90)
-    return geometry * _skin_likeness(crop, tone)
+    face = np.zeros((size, size), np.uint8)
+    cv2.fillPoly(face, [_fixed(landmarks[list(_OVAL)])], 255, cv2.LINE_AA, 4)
+    inside = cv2.GaussianBlur(face.astype(np.float32) / 255, (0, 0), size / 40)
+    return geometry * _skin_likeness(crop, tone, inside)
 
 
 def _fixed(points: np.ndarray) -> np.ndarray:
@@ -103,18 +106,20 @@ def _raised_oval(landmarks: np.ndarray) -> np.ndarray:
     return points
 
 
-def _skin_likeness(crop: np.ndarray, tone: SkinTone) -> np.ndarray:
+def _skin_likeness(crop: np.ndarray, tone: SkinTone, inside: np.ndarray) -> np.ndarray:
     """1 where the colour is the face's skin, 0 where it is hair, frame, lens glare or background; float32,
     soft.
 
-    Judged on a blurred crop: a wrinkle is a thin dark line in skin and must stay inside the mask.
+    Judged on a blurred crop: a wrinkle is a thin dark line in skin and must stay inside the mask. Where
+    ``inside`` (float32 [size, size], 1 inside the mesh's oval) ends, a fringe is likelier than shadow: the
+    test is stricter.
     """
     size = crop.shape[0]
     soft = cv2.GaussianBlur(crop, (0, 0), size / 50)
     lab = cv2.cvtColor(soft.astype(np.float32) / 255, cv2.COLOR_RGB2LAB)
     chroma = np.hypot(lab[..., 1] - tone.a, lab[..., 2] - tone.b)
     chroma_limit = 15.0 + 1.2 * tone.spread
-    darkest = 0.40 * tone.lightness
+    darkest = tone.lightness * (0.40 + 0.35 * (1.0 - inside))
     outside = np.maximum(
         chroma / chroma_limit, 1.0 + (darkest - lab[..., 0]) / (0.25 * tone.lightness + 1e-6)
     )
