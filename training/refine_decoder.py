@@ -33,7 +33,7 @@ class RefineConfig:
     times as often.
     """
 
-    steps: int = 1500
+    steps: int = 900
     batch_size: int = 12
     window: int = 64
     learning_rate: float = 3e-4

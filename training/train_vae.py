@@ -26,7 +26,7 @@ logger = logging.getLogger(__name__)
 class VAEConfig:
     """One run. ``batch_size`` is per process; crops are ``crop_size`` pixels cut from 128-pixel patches."""
 
-    steps: int = 6000
+    steps: int = 3800
     batch_size: int = 12
     crop_size: int = 64
     full_size_every: int = 8
