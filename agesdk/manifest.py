@@ -187,11 +187,11 @@ Curve: TypeAlias = tuple[tuple[float, float], ...]
 class ZoneAgingSettings:
     """Everything the zone-aging runtime needs to know beside the graphs.
 
-    ``blur_sigma`` is in crop pixels. ``detail_sigma`` (crop pixels, 0 is off) and ``chroma`` (0..1) confine what
-    is pasted to detail: shading coarser than ``detail_sigma`` stays the source's, and changes of hue are scaled by
-    ``chroma``; a wrinkle is a fine change of lightness. ``calibration[zone]`` maps a wanted target in 0..1 to the score fed to
-    the model, ``score_calibration[zone]`` the output of ScoreNet to a score in 0..1; an absent zone means
-    identity.
+    ``blur_sigma`` is in crop pixels. ``detail_sigma`` (crop pixels, 0 is off) and ``chroma`` (0..1) confine
+    what is pasted to detail: shading coarser than ``detail_sigma`` stays the source's, and changes of hue are
+    scaled by ``chroma``; a wrinkle is a fine change of lightness. ``calibration[zone]`` maps a wanted target
+    in 0..1 to the score fed to the model, ``score_calibration[zone]`` the output of ScoreNet to a score in
+    0..1; an absent zone means identity.
     """
 
     mode: Literal["plain", "conditioned"]

@@ -14,7 +14,7 @@ from agesdk.diffusion.denoiser import denoise
 from agesdk.diffusion.schedule import make_schedule
 from agesdk.errors import BundleError, UsageError
 from agesdk.faces.frames import make_frame
-from agesdk.faces.paste import add_change, change
+from agesdk.faces.paste import add_change, matched_change
 from agesdk.faces.types import Face
 from agesdk.faces.zones import extract_crop, landmarks_in_crop
 from agesdk.timing import Stopwatch
@@ -84,7 +84,7 @@ class Refiner:
             result = self._model.decode(refined)[0]
             reference = self._model.decode(mean)[0] if self._model.settings.paste == "residual" else source
             mask = _face_mask(landmarks_in_crop(face.landmarks, frame), side)
-            add_change(picture, change(result, reference, mask), mask, frame)
+            add_change(picture, matched_change(result, reference, mask), mask, frame)
 
     def _checked(self, noise: Mapping[str, np.ndarray], side: int) -> np.ndarray:
         wanted = self._noise_shape(side)

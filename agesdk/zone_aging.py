@@ -18,7 +18,7 @@ import numpy as np
 from agesdk.bundle import Bundle
 from agesdk.errors import TargetError, UsageError
 from agesdk.faces.analyzer import FaceAnalyzer, select_face
-from agesdk.faces.paste import add_change, change, confine_to_detail, missing_grain
+from agesdk.faces.paste import add_change, confine_to_detail, matched_change, missing_grain
 from agesdk.faces.types import Face
 from agesdk.faces.zones import ZONES, Targets, resolve_targets
 from agesdk.imaging import ImageSource, read_picture
@@ -252,9 +252,9 @@ def _paste(
     """Put what the model made of a crop into the picture, in place."""
     mask = crop.paste_mask
     if crop.round_trip is not None:
-        difference = change(result, crop.round_trip, mask)
+        difference = result.astype(np.float32) - crop.round_trip
     else:
-        difference = change(result, crop.pixels, mask)
+        difference = matched_change(result, crop.pixels, mask)
         difference += missing_grain(result, crop.pixels, mask, seed=ZONES.index(crop.zone))
     difference = confine_to_detail(difference, crop.pixels, mask, detail_sigma, chroma)
     add_change(picture, difference, mask, crop.transform)

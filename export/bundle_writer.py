@@ -20,6 +20,9 @@ from agesdk.errors import OutputError, UsageError
 
 logger = logging.getLogger(__name__)
 
+MAX_JSON_BYTES = 2**20
+"""A manifest that holds more is refused when it is read; figures of quality are a few kB."""
+
 
 class BundleWriter:
     """The folder of a bundle in the making; see `new_bundle`.
@@ -116,15 +119,18 @@ def new_bundle(target: Path, replace: bool = False) -> Iterator[BundleWriter]:
 
 
 def read_json_object(path: Path, what: str) -> dict[str, Any]:
-    """A JSON object from a file that the user named.
+    """A JSON object from a file that the user named, fit to be written into a manifest.
 
     Raises
     ------
     UsageError
-        The file can not be read, or is not a JSON object.
+        The file can not be read, is too large, is not a JSON object or has a number that is not finite.
     """
     try:
-        document = json.loads(path.read_text(encoding="utf-8"))
+        size = path.stat().st_size
+        if size > MAX_JSON_BYTES:
+            raise UsageError(f"The {what} file {path} has {size} bytes", f"the limit is {MAX_JSON_BYTES}")
+        document = json.loads(path.read_text(encoding="utf-8"), parse_constant=_refuse)
     except OSError as error:
         raise UsageError(f"The {what} file {path} can not be read", error.strerror or str(error)) from None
     except ValueError as error:
@@ -134,6 +140,10 @@ def read_json_object(path: Path, what: str) -> dict[str, Any]:
             f"The {what} file {path} holds a {type(document).__name__}", "", "It must be a JSON object"
         )
     return document
+
+
+def _refuse(constant: str) -> None:
+    raise ValueError(f"{constant} is not a JSON number")
 
 
 def _take_place(temporary: Path, target: Path) -> None:

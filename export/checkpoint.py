@@ -11,10 +11,10 @@ A checkpoint is a folder of components, each a folder with ``config.json`` and s
     scheduler/                scheduler_config.json, as diffusers writes it
 
 ``model_index.json`` of this project has ``"_class": "agesdk-ldla"`` and may set what the folder's modules do
-not tell: ``name``, ``version``, ``mode``, ``paste``, ``crop_size``, ``blur_sigma``, ``detail_sigma``, ``chroma``, ``zones``,
-``ancestries``, ``defaults``, ``templates``, ``zone_names``, ``calibration``, ``score_calibration``,
-``provenance`` (an object; ``recipe``, ``data`` and ``licences`` are the usual keys). A file without that
-class, as diffusers writes it, says nothing to the export. Pickled weights are never read.
+not tell: ``name``, ``version``, ``mode``, ``paste``, ``crop_size``, ``blur_sigma``, ``detail_sigma``,
+``chroma``, ``zones``, ``ancestries``, ``defaults``, ``templates``, ``zone_names``, ``calibration``,
+``score_calibration``, ``provenance`` (an object; ``recipe``, ``data`` and ``licences`` are the usual keys). A
+file without that class, as diffusers writes it, says nothing to the export. Pickled weights are never read.
 """
 
 from __future__ import annotations

@@ -13,7 +13,7 @@ import re
 import resource
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -181,7 +181,7 @@ def export_ldla(options: Options) -> Manifest:
             )
     provenance = stated_provenance(checkpoint, options)
     licenses = _licenses(checkpoint, options, provenance)
-    name, version = _name_and_version(checkpoint, options)
+    name, version = _name_and_version(checkpoint, options, settings)
     with new_bundle(options.bundle, options.replace) as writer:
         components: dict[str, Component] = {}
         differences: dict[str, list[parity.Difference]] = {}
@@ -442,10 +442,17 @@ def _licenses(checkpoint: Checkpoint, options: Options, provenance: Mapping[str,
     )
 
 
-def _name_and_version(checkpoint: Checkpoint, options: Options) -> tuple[str, str]:
+def _name_and_version(
+    checkpoint: Checkpoint, options: Options, settings: ZoneAgingSettings
+) -> tuple[str, str]:
     folder = re.sub(r"[^A-Za-z0-9._ -]+", "-", checkpoint.folder.resolve().name).strip("-._ ")
-    name = options.name or checkpoint.index.get("name") or folder or "zone-aging"
-    return str(name), str(options.version or checkpoint.index.get("version") or "1")
+    name = str(options.name or checkpoint.index.get("name") or folder or "zone-aging")
+    version = str(options.version or checkpoint.index.get("version") or "1")
+    try:
+        Manifest("zone-aging", name, version, components={}, settings=replace(settings, refiner=None))
+    except Invalid as error:
+        raise UsageError(error.what, error.why, "Give another with --name or --version") from None
+    return name, version
 
 
 def _progress(plans: list[Plan], visible: bool) -> Iterator[Plan]:

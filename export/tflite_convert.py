@@ -3,7 +3,7 @@
 The converter knows the operators of small picture networks and refuses any other by name. Feature maps change
 from NHWC to NCHW once, at the input; a tensor that leaves the picture layout (Reshape) is brought back to
 NHWC first, so outputs keep the order of the original. Half-precision weights stay half-precision in the file
-and are cast where they are used, sparse weights are made dense. The batch axis is dynamic.
+and are cast where they are used. The batch axis is dynamic.
 """
 
 from __future__ import annotations
@@ -157,58 +157,10 @@ def _constant_of(model: Any, tensor: Any) -> _Value:
             f"The constant {tensor.Name()!r} has the unsupported type {tensor.Type()}."
         )
     flat = np.frombuffer(buffer.DataAsNumpy().tobytes(), dtypes[tensor.Type()])
-    sparsity = tensor.Sparsity()
-    value.array = flat.reshape(value.shape) if sparsity is None else _dense(flat, value.shape, sparsity)
+    if tensor.Sparsity() is not None:
+        raise TFLiteConversionError(f"The constant {tensor.Name()!r} is stored sparse.")
+    value.array = flat.reshape(value.shape)
     return value
-
-
-def _dense(flat: np.ndarray, shape: tuple[int, ...], sparsity: Any) -> np.ndarray:
-    """Expand TFLite's sparse storage (TACO levels: every level dense or compressed, optionally in blocks)."""
-    order = [int(i) for i in sparsity.TraversalOrderAsNumpy()]
-    block_map = [] if sparsity.BlockMapIsNone() else [int(i) for i in sparsity.BlockMapAsNumpy()]
-    levels = [sparsity.DimMetadata(i) for i in range(sparsity.DimMetadataLength())]
-    rank = len(shape)
-    coordinates = np.zeros((1, len(order)), np.int64)
-    positions = np.zeros(1, np.int64)
-    for depth, level in enumerate(levels):
-        if level.Format() == 0:
-            size = level.DenseSize()
-            index = np.tile(np.arange(size), len(positions))
-            parents = np.repeat(np.arange(len(positions)), size)
-            positions = np.repeat(positions, size) * size + index
-        else:
-            segments = _sparse_vector(level.ArraySegmentsType(), level.ArraySegments())
-            indices = _sparse_vector(level.ArrayIndicesType(), level.ArrayIndices())
-            counts = segments[positions + 1] - segments[positions]
-            parents = np.repeat(np.arange(len(positions)), counts)
-            starts = np.repeat(segments[positions] - np.concatenate([[0], np.cumsum(counts)[:-1]]), counts)
-            positions = starts + np.arange(int(counts.sum()))
-            index = indices[positions]
-        coordinates = coordinates[parents]
-        coordinates[:, depth] = index
-    where = np.zeros((len(positions), rank), np.int64)
-    for depth, axis in enumerate(order):
-        if axis < rank:
-            where[:, axis] += coordinates[:, depth] * _block_size(axis, block_map, order, levels, rank)
-        else:
-            where[:, block_map[axis - rank]] += coordinates[:, depth]
-    result = np.zeros(shape, flat.dtype)
-    result[tuple(where.T)] = flat[positions]
-    return result
-
-
-def _block_size(axis: int, block_map: list[int], order: list[int], levels: list[Any], rank: int) -> int:
-    if axis not in block_map:
-        return 1
-    return int(levels[order.index(rank + block_map.index(axis))].DenseSize())
-
-
-def _sparse_vector(kind: int, table: Any) -> np.ndarray:
-    import tflite
-
-    vector = {1: tflite.Int32Vector, 2: tflite.Uint16Vector, 3: tflite.Uint8Vector}[kind]()
-    vector.Init(table.Bytes, table.Pos)
-    return np.asarray(vector.ValuesAsNumpy()).astype(np.int64)
 
 
 def _channels_last(builder: _Builder, value: _Value) -> str:
@@ -334,33 +286,6 @@ def _prelu(builder: _Builder, operator: Any, inputs: list[_Value], output: _Valu
     _finish(builder, output, builder.node("PRelu", [inputs[0].name, slope]), 0)
 
 
-def _resize_bilinear(builder: _Builder, operator: Any, inputs: list[_Value], output: _Value) -> None:
-    import tflite
-
-    options = _options(operator, tflite.ResizeBilinearOptions())
-    mode = "asymmetric"
-    if options.AlignCorners():
-        mode = "align_corners"
-    elif options.HalfPixelCenters():
-        mode = "half_pixel"
-    height, width = (int(n) for n in _weights(inputs[1]))
-    scales = np.array([1, 1, height / inputs[0].shape[1], width / inputs[0].shape[2]], np.float32)
-    name = builder.node(
-        "Resize",
-        [inputs[0].name, "", builder.constant(scales, "scales")],
-        mode="linear",
-        coordinate_transformation_mode=mode,
-    )
-    _finish(builder, output, name, 0)
-
-
-def _depth_to_space(builder: _Builder, operator: Any, inputs: list[_Value], output: _Value) -> None:
-    import tflite
-
-    block = _options(operator, tflite.DepthToSpaceOptions()).BlockSize()
-    _finish(builder, output, builder.node("DepthToSpace", [inputs[0].name], blocksize=block, mode="DCR"), 0)
-
-
 def _reshape(builder: _Builder, operator: Any, inputs: list[_Value], output: _Value) -> None:
     shape = builder.constant(np.array([0, *output.shape[1:]], np.int64), "shape")
     name = builder.node("Reshape", [_channels_last(builder, inputs[0]), shape])
@@ -389,14 +314,11 @@ _OPERATORS: dict[str, Callable[[_Builder, Any, list[_Value], _Value], None]] = {
     "ADD": _add,
     "CONCATENATION": _concatenation,
     "CONV_2D": _conv_2d,
-    "DENSIFY": _copy_constant,
     "DEPTHWISE_CONV_2D": _depthwise_conv_2d,
-    "DEPTH_TO_SPACE": _depth_to_space,
     "DEQUANTIZE": _copy_constant,
     "MAX_POOL_2D": _max_pool_2d,
     "PAD": _pad,
     "PRELU": _prelu,
     "RELU": _relu,
     "RESHAPE": _reshape,
-    "RESIZE_BILINEAR": _resize_bilinear,
 }

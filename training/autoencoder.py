@@ -1,19 +1,21 @@
 """The small variational autoencoder of the reference zone-aging model.
 
-It follows the latent-diffusion autoencoder (Rombach et al. 2022, section 3.1) in its job, a factor-8 latent with a
-slight KL penalty, and departs from it in its cost: pixels are folded into channels before the first convolution
-(space-to-depth), so that nothing runs at full resolution, and the residual blocks carry no normalisation, which keeps
-absolute skin tone exact.
+It follows the latent-diffusion autoencoder (Rombach et al. 2022, section 3.1) in its job, a factor-8 latent
+with a slight KL penalty, and departs from it in its cost: pixels are folded into channels before the first
+convolution (space-to-depth), so that nothing runs at full resolution, and the residual blocks carry no
+normalisation, which keeps absolute skin tone exact.
 """
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from training.options import from_json
 
 
 @dataclass(frozen=True)
@@ -26,7 +28,9 @@ class SmallVAEConfig:
 
 
 class ResidualBlock(nn.Module):
-    """``x + conv(silu(conv(silu(x))))``; the second convolution starts at zero, so that a deep stack starts as identity."""
+    """``x + conv(silu(conv(silu(x))))``; the second convolution starts at zero, so that a deep stack starts
+    as identity.
+    """
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -83,7 +87,9 @@ class SmallVAE(nn.Module):
         self.latents_std: Tensor
 
     def encode_raw(self, image: Tensor) -> tuple[Tensor, Tensor]:
-        """image: float32 [B, 3, H, W] in -1..1 → mean and log-variance, float32 [B, C, H/8, W/8], not normalised."""
+        """image: float32 [B, 3, H, W] in -1..1 → mean and log-variance, float32 [B, C, H/8, W/8], not
+        normalised.
+        """
         mean, logvar = self.encoder(image).chunk(2, dim=1)
         return mean, logvar.clamp(-12.0, 4.0)
 
@@ -97,12 +103,9 @@ class SmallVAE(nn.Module):
         return (mean - self.latents_mean) / self.latents_std, torch.exp(0.5 * logvar) / self.latents_std
 
     def decode(self, latents: Tensor) -> Tensor:
-        """latents: normalised, float32 [B, C, h, w] → image float32 [B, 3, 8h, 8w], about -1..1, not clamped."""
+        """latents: normalised, [B, C, h, w] → image float32 [B, 3, 8h, 8w], about -1..1, not clamped."""
         return self.decode_raw(latents * self.latents_std + self.latents_mean)
-
-    def config_dict(self) -> dict[str, Any]:
-        return asdict(self.config)
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> SmallVAE:
-        return cls(SmallVAEConfig(**{k: tuple(v) if isinstance(v, list) else v for k, v in config.items()}))
+        return cls(SmallVAEConfig(**from_json(config)))

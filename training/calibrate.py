@@ -1,8 +1,8 @@
 """Calibration: which score to ask the model for, so that the wanted one comes out, per kind of zone.
 
-A denoiser under-reacts: asked for 0.9 it gives 0.75. The response to a grid of conditions is measured with ScoreNet on
-validation crops, made monotone (isotonic regression) and inverted. ScoreNet itself is calibrated first, on real
-validation crops, so that its mean reading is the mean score.
+A denoiser under-reacts: asked for 0.9 it gives 0.75. The response to a grid of conditions is measured with
+ScoreNet on validation crops, made monotone (isotonic regression) and inverted. ScoreNet itself is calibrated
+first, on real validation crops, so that its mean reading is the mean score.
 """
 
 from __future__ import annotations
@@ -15,11 +15,16 @@ from numpy.typing import NDArray
 CONDITIONS = tuple(np.round(np.linspace(0.0, 1.0, 11), 2))
 TARGETS = tuple(np.round(np.linspace(0.0, 1.0, 11), 2))
 
+REACH = 0.02
+"""Scores this close to the ends of the response count as out of reach: there it is flat."""
+
 Curve = list[list[float]]
 
 
 def isotonic(values: NDArray[np.float64], weights: NDArray[np.float64] | None = None) -> NDArray[np.float64]:
-    """The non-decreasing sequence nearest to ``values`` in weighted squares: pool adjacent violators, float64 [N]."""
+    """The non-decreasing sequence nearest to ``values`` in weighted squares: pool adjacent violators, float64
+    [N].
+    """
     blocks: list[list[float]] = []
     for value, weight in zip(values, np.ones(len(values)) if weights is None else weights, strict=True):
         blocks.append([float(value), float(weight), 1])
@@ -31,26 +36,45 @@ def isotonic(values: NDArray[np.float64], weights: NDArray[np.float64] | None = 
 
 
 def reading_curve(readings: NDArray[np.float64], scores: NDArray[np.float64], bins: int = 8) -> Curve:
-    """Maps ScoreNet's readings of real crops to their scores: [[reading, score], ...], both strictly increasing ends.
+    """Maps ScoreNet's readings of real crops to their scores: [[reading, score], ...], both strictly
+    increasing ends.
 
-    readings, scores: [N]. Quantile bins of the reading, mean score in each, made monotone, with the ends (0, 0) and
-    (1, 1).
+    readings, scores: [N]. Quantile bins of the reading, mean score in each, made monotone, with the ends (0,
+    0) and (1, 1).
     """
     order = np.argsort(readings)
     parts = np.array_split(order, bins)
     x = np.array([readings[p].mean() for p in parts])
     y = isotonic(np.array([scores[p].mean() for p in parts]), np.array([float(len(p)) for p in parts]))
-    return [[0.0, 0.0], *[[round(float(a), 4), round(float(b), 4)] for a, b in zip(x, y, strict=True)], [1.0, 1.0]]
+    return [
+        [0.0, 0.0],
+        *[[round(float(a), 4), round(float(b), 4)] for a, b in zip(x, y, strict=True)],
+        [1.0, 1.0],
+    ]
 
 
 def condition_curve(
     respond: Callable[[float], NDArray[np.float64]], conditions: Sequence[float] = CONDITIONS
 ) -> tuple[Curve, NDArray[np.float64]]:
-    """Inverts a response: [[target, condition], ...] for the eleven targets 0, 0.1 … 1, and the response itself.
+    """Inverts a response: [[target, condition], ...] for the eleven targets 0, 0.1 … 1, and the response
+    itself.
 
-    ``respond(condition)`` gives the (calibrated) scores of the results, [N]. A target outside what the model can reach
-    gets the nearest condition.
+    ``respond(condition)`` gives the (calibrated) scores of the results, [N]. Targets outside what the model
+    can reach share the conditions that are left over at that end, so that more still asks for more.
     """
     response = np.array([float(np.mean(respond(c))) for c in conditions])
     smooth = isotonic(response) + 1e-6 * np.arange(len(conditions))
-    return [[float(t), round(float(np.interp(t, smooth, conditions)), 4)] for t in TARGETS], response
+    low, high = smooth[0] + REACH, smooth[-1] - REACH
+    if not low < high:
+        return [[float(t), float(t)] for t in TARGETS], response
+    first, last = np.interp([low, high], smooth, conditions)
+    curve = []
+    for target in TARGETS:
+        if target < low:
+            condition = first * target / low
+        elif target > high:
+            condition = last + (1.0 - last) * (target - high) / max(1.0 - high, 1e-6)
+        else:
+            condition = np.interp(target, smooth, conditions)
+        curve.append([float(target), round(float(condition), 4)])
+    return curve, response

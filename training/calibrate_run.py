@@ -61,7 +61,9 @@ def calibrate(output: Path, crops_per_zone: int, vae: Path | None = None) -> dic
             continue
         reading, condition, response = zone_curves(models, samples, rows, crops_per_zone, config)
         curves["score_calibration"][kind], curves["calibration"][kind] = reading, condition
-        logger.info("%s answers %s with %s", kind, list(CONDITIONS), np.round(response, 2).tolist())
+        logger.info(
+            "%s answers %s with %s", kind, [float(c) for c in CONDITIONS], np.round(response, 3).tolist()
+        )
     path = output / "checkpoint" / "model_index.json"
     index_document = json.loads(path.read_text(encoding="utf-8")) | curves
     partial = path.with_suffix(".partial")

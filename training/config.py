@@ -73,6 +73,10 @@ class ModelConfig:
     """plain: the UNet sees z_t; conditioned: also the latent of the blurred source and the skin mask."""
     blur_sigma: float = 7.0
     """Conditioned mode: blur of the source inside the skin mask, crop pixels, as the runtime will use it."""
+    detail_sigma: float = 0.0
+    """Residual paste: shading coarser than this stays the source's, crop pixels; 0 is off."""
+    chroma: float = 1.0
+    """Residual paste: share of changes of hue that is pasted, 0..1."""
     unet: dict[str, Any] = field(default_factory=dict)
     """Options of a new SmallUNet (without ``checkpoint``)."""
     condition_encoder: dict[str, Any] = field(default_factory=dict)
@@ -90,6 +94,8 @@ class ModelConfig:
                 self.vae is not None, "vae", "is missing: a model from scratch needs a trained VAE folder"
             )
         _require(self.blur_sigma > 0.0, "blur_sigma", "must be positive")
+        _require(self.detail_sigma >= 0.0, "detail_sigma", "must not be negative")
+        _require(0.0 <= self.chroma <= 1.0, "chroma", "must lie in 0..1")
 
 
 @dataclass(frozen=True)

@@ -1,9 +1,9 @@
 """A latent patch discriminator for the last stretch of training: against texture that is not skin.
 
 Mean squared error alone leaves a small denoiser soft, and guidance then turns softness into blotches. The
-discriminator sees latents in context (the blurred source and the mask) and, by projection (Miyato and Koyama 2018),
-whether they fit their zone and score; the idea of judging one-step estimates in latent space is that of Sauer et al.
-2024 (latent adversarial diffusion distillation).
+discriminator sees latents in context (the blurred source and the mask) and, by projection (Miyato and Koyama
+2018), whether they fit their zone and score; the idea of judging one-step estimates in latent space is that
+of Sauer et al. 2024 (latent adversarial diffusion distillation).
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from training.options import from_json
 from training.unet import ConditionEncoder, ConditionEncoderConfig
 
 
@@ -40,8 +41,12 @@ class LatentDiscriminator(nn.Module):
         self.out = nn.Conv2d(c2, 1, 1)
         self.condition = ConditionEncoder(ConditionEncoderConfig(zones=config.zones, tokens=1, width=c2))
 
-    def forward(self, latents: Tensor, masked_latents: Tensor, mask: Tensor, zone: Tensor, score: Tensor) -> Tensor:
-        """latents, masked_latents: [B, C, h, w]; mask: [B, 1, h, w]; zone, score: [B] → logits [B, 1, h/2, w/2]."""
+    def forward(
+        self, latents: Tensor, masked_latents: Tensor, mask: Tensor, zone: Tensor, score: Tensor
+    ) -> Tensor:
+        """latents, masked_latents: [B, C, h, w]; mask: [B, 1, h, w]; zone, score: [B] → logits [B, 1, h/2,
+        w/2].
+        """
         context = torch.cat([latents, masked_latents, mask], dim=1)
         h = F.leaky_relu(self.conv_in(context), 0.2)
         h = F.leaky_relu(h + self.conv1(h), 0.2)
@@ -52,4 +57,4 @@ class LatentDiscriminator(nn.Module):
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> LatentDiscriminator:
-        return cls(LatentDiscriminatorConfig(**{k: tuple(v) if isinstance(v, list) else v for k, v in config.items()}))
+        return cls(LatentDiscriminatorConfig(**from_json(config)))

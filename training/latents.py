@@ -1,8 +1,8 @@
 """Latents of zone crops, encoded once: the autoencoder is frozen while the denoiser trains.
 
-Every crop is stored in a few *variants* (shifted, turned, scaled, brighter or darker, mirrored where the zone is
-central), each as three arrays: the latent of the crop, the latent of the crop with its skin blurred, and the skin mask
-at latent resolution.
+Every crop is stored in a few *variants* (shifted, turned, scaled, brighter or darker, mirrored where the zone
+is central), each as three arrays: the latent of the crop, the latent of the crop with its skin blurred, and
+the skin mask at latent resolution.
 """
 
 from __future__ import annotations
@@ -25,7 +25,9 @@ from training.autoencoder import SmallVAE
 logger = logging.getLogger(__name__)
 
 BLUR_SIGMAS = (5.0, 7.0, 9.0)
-"""Blur of the conditioning picture, pixels; the first variant always has the middle one, which inference uses."""
+"""Blur of the conditioning picture, pixels; the first variant always has the middle one, which inference
+uses.
+"""
 
 
 @dataclass(frozen=True)
@@ -58,7 +60,9 @@ class CropTable:
 def vary(
     crop: NDArray[np.uint8], mask: NDArray[np.uint8], rng: np.random.Generator, mirror: bool
 ) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
-    """A jittered 128-pixel view of a stored crop: uint8 [128, 128, 3] and its mask float32 [128, 128] in 0..1."""
+    """A jittered 128-pixel view of a stored crop: uint8 [128, 128, 3] and its mask float32 [128, 128] in
+    0..1.
+    """
     angle, scale = np.deg2rad(rng.uniform(-4, 4)), rng.uniform(0.92, 1.08)
     turn = scale * np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
     if mirror:
@@ -68,17 +72,22 @@ def vary(
     flags = cv2.INTER_CUBIC | cv2.WARP_INVERSE_MAP
     size = (CROP_SIZE, CROP_SIZE)
     view = cv2.warpAffine(crop, matrix, size, flags=flags, borderMode=cv2.BORDER_REPLICATE)
-    skin = cv2.warpAffine(mask, matrix, size, flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP, borderMode=cv2.BORDER_REPLICATE)
+    skin = cv2.warpAffine(
+        mask, matrix, size, flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP, borderMode=cv2.BORDER_REPLICATE
+    )
     gain = rng.uniform(0.85, 1.15) * rng.uniform(0.97, 1.03, 3)
     view = np.clip(np.rint(view * gain), 0, 255).astype(np.uint8)
     return view, skin.astype(np.float32) / 255
 
 
-def encode_variants(zones: Path, vae: SmallVAE, out: Path, variants: int, seed: int = 0, processes: int = 1) -> None:
-    """Writes ``latents.npy``, ``blurred.npy`` float16 [N, V, C, 16, 16] and ``masks.npy`` uint8 [N, V, 16, 16].
+def encode_variants(
+    zones: Path, vae: SmallVAE, out: Path, variants: int, seed: int = 0, processes: int = 1
+) -> None:
+    """Writes ``latents.npy``, ``blurred.npy`` float16 [N, V, C, 16, 16] and ``masks.npy`` uint8 [N, V, 16,
+    16].
 
-    Crops without a score stay zero. The work is shared among ``processes``, each with one thread; the result does
-    not depend on how many.
+    Crops without a score stay zero. The work is shared among ``processes``, each with one thread; the result
+    does not depend on how many.
     """
     if (out / "DONE").exists():
         return
@@ -91,7 +100,8 @@ def encode_variants(zones: Path, vae: SmallVAE, out: Path, variants: int, seed: 
     torch.save(vae.state_dict(), out / "vae.pt")
     context = multiprocessing.get_context("spawn")
     workers = [
-        context.Process(target=_encode_share, args=(zones, out, vae.config, seed, rank, processes)) for rank in range(processes)
+        context.Process(target=_encode_share, args=(zones, out, vae.config, seed, rank, processes))
+        for rank in range(processes)
     ]
     for worker in workers:
         worker.start()
@@ -110,7 +120,10 @@ def _encode_share(zones: Path, out: Path, config: object, seed: int, rank: int, 
     vae.load_state_dict(torch.load(out / "vae.pt", weights_only=True))
     table = CropTable.read(zones)
     crops, masks = np.load(zones / "crops.npy", mmap_mode="r"), np.load(zones / "masks.npy", mmap_mode="r")
-    latents, blurred = np.load(out / "latents.npy", mmap_mode="r+"), np.load(out / "blurred.npy", mmap_mode="r+")
+    latents, blurred = (
+        np.load(out / "latents.npy", mmap_mode="r+"),
+        np.load(out / "blurred.npy", mmap_mode="r+"),
+    )
     small_masks = np.load(out / "masks.npy", mmap_mode="r+")
     margin, inner = (crops.shape[1] - CROP_SIZE) // 2, CROP_SIZE
     for n in range(rank, len(table.score), processes):
@@ -119,10 +132,11 @@ def _encode_share(zones: Path, out: Path, config: object, seed: int, rank: int, 
         pictures = []
         for v in range(latents.shape[1]):
             rng = np.random.default_rng((seed, n, v))
+            skin: NDArray[np.float32]
             if v == 0:
                 window = slice(margin, margin + inner)
                 view = np.ascontiguousarray(crops[n][window, window])
-                skin = np.ascontiguousarray(masks[n][window, window]).astype(np.float32) / 255
+                skin = np.divide(masks[n][window, window], 255, dtype=np.float32)
                 sigma = BLUR_SIGMAS[1]
             else:
                 mirror = table.side[n] == "centre" and bool(rng.random() < 0.5)

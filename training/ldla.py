@@ -3,8 +3,8 @@ scratch.
 
 The loop reads: draw a batch, encode it with the frozen VAE, take the total loss (equation 6), step the
 optimiser, move the average. Everything a sample needs is a function of its position, so a run resumed from
-its last state continues bit for bit. Several devices: ``--processes N``, or ``accelerate launch -m training
-ldla --config FILE``.
+its last state continues bit for bit. Several GPUs or CPU processes of one machine: ``--processes N``; several
+machines: torchrun or ``accelerate launch`` with ``-m training ldla --config FILE``.
 """
 
 from __future__ import annotations

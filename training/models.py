@@ -168,7 +168,7 @@ def _index(config: TrainingConfig, provenance: Mapping[str, Any]) -> dict[str, A
         "provenance": dict(provenance),
     }
     if conditioned:
-        index["blur_sigma"] = config.model.blur_sigma
+        index |= {name: getattr(config.model, name) for name in ("blur_sigma", "detail_sigma", "chroma")}
     if config.condition.type == "text":
         index["templates"] = {"full": config.condition.full_template, "zone": config.condition.zone_template}
         if config.data.ethnicity:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from training.options import from_json
 
 
 @dataclass(frozen=True)
@@ -30,7 +32,7 @@ class _Block(nn.Module):
 
 
 class ScoreNet(nn.Module):
-    """Convolutions over clean latents, then mean and maximum over positions; the zone enters as an embedding."""
+    """Convolutions over clean latents, then mean and maximum over positions; the zone is embedded."""
 
     def __init__(self, config: ScoreNetConfig | None = None) -> None:
         super().__init__()
@@ -57,7 +59,4 @@ class ScoreNet(nn.Module):
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> ScoreNet:
-        return cls(ScoreNetConfig(**{k: tuple(v) if isinstance(v, list) else v for k, v in config.items()}))
-
-    def config_dict(self) -> dict[str, Any]:
-        return asdict(self.config)
+        return cls(ScoreNetConfig(**from_json(config)))

@@ -1,12 +1,12 @@
 """The aging score: our open substitute for the skin-aging atlases that LDLA's authors used.
 
-score = percentile rank, within one kind of zone, of ½·z(wrinkle index) + ½·z(age), where z is the standard score.
+score = percentile rank, within one kind of zone, of ½·z(wrinkle index) + ½·z(age).
 
-The *wrinkle index* of a crop is a non-negative combination of log energies of ridge filters on log-luminance (so that
-contrast is relative, as Weber's law has it, and does not depend on skin tone), measured on bare skin only. Its weights
-are fitted, per kind of zone, to age by non-negative least squares, with the data set and the native resolution as
-nuisance variables: a sharper camera must not look older. The index alone can not tell a wrinkle from a blotch; see
-``benchmarks quality-zone`` for what is measured beside it.
+The *wrinkle index* of a crop is a non-negative combination of log energies of ridge filters on log-luminance
+(so that contrast is relative, as Weber's law has it, and does not depend on skin tone), measured on bare skin
+only. Its weights are fitted, per kind of zone, to age by non-negative least squares, with the data set and
+the native resolution as nuisance variables: a sharper camera must not look older. The index alone can not
+tell a wrinkle from a blotch; see ``benchmarks quality-zone`` for what is measured beside it.
 """
 
 from __future__ import annotations
@@ -34,10 +34,10 @@ AGE_RANGE = (12.0, 85.0)
 def ridge_features(crop: NDArray[np.uint8], mask: NDArray[np.float32]) -> NDArray[np.float64]:
     """Log energies of dark ridges on bare skin, float64 [12], in the order of `FEATURES`.
 
-    crop: uint8 [S, S, 3] RGB; mask: float32 [S, S] in 0..1, share of skin. A dark line has a large positive second
-    derivative across it (Lindeberg 1998): ``total`` is the energy of the larger eigenvalue of the scale-normalised
-    Hessian, ``horizontal`` and ``vertical`` of the derivative across lines of that direction, ``coherent`` of what is
-    anisotropic (lines, not pits).
+    crop: uint8 [S, S, 3] RGB; mask: float32 [S, S] in 0..1, share of skin. A dark line has a large positive
+    second derivative across it (Lindeberg 1998): ``total`` is the energy of the larger eigenvalue of the
+    scale-normalised Hessian, ``horizontal`` and ``vertical`` of the derivative across lines of that
+    direction, ``coherent`` of what is anisotropic (lines, not pits).
     """
     luminance = cv2.cvtColor(crop, cv2.COLOR_RGB2GRAY).astype(np.float32)
     log_luminance = np.log(luminance + 8.0)
@@ -59,8 +59,8 @@ def ridge_features(crop: NDArray[np.uint8], mask: NDArray[np.float32]) -> NDArra
         largest = np.maximum(half_trace + gap, 0.0)
         coherent = np.clip(largest - np.abs(half_trace - gap), 0.0, None)
         for response in (largest, np.maximum(dyy, 0.0), np.maximum(dxx, 0.0), coherent):
-            # A mole or a stray hair is strong and small; a cap at the 99th percentile keeps it from counting as much
-            # as a field of wrinkles.
+            # A mole or a stray hair is strong and small; a cap at the 99th percentile keeps it from counting
+            # as much as a field of wrinkles.
             on_skin = response[inner > 0.25]
             response = np.minimum(response, np.quantile(on_skin, 0.99)) if on_skin.size else response
             values.append(np.log(float((inner * response**2).sum()) / total_weight + _FLOOR))
@@ -96,7 +96,8 @@ def fit_wrinkle_index(
     sources: Sequence[str],
     native_px: NDArray[np.float64],
 ) -> tuple[WrinkleIndex, NDArray[np.float64]]:
-    """Fits the index to age; returns it and its corrected values, float64 [N], with the nuisance terms taken out.
+    """Fits the index to age; returns it and its corrected values, float64 [N], with the nuisance terms taken
+    out.
 
     features: [N, 12]; ages: [N] years, NaN where unknown (left out of the fit); sources: [N] data set names;
     native_px: [N] pixels the picture really has.
@@ -125,7 +126,9 @@ def fit_wrinkle_index(
     corrected = raw - nuisance @ share[:k]
     corrected = (corrected - corrected.mean()) / corrected.std()
     rho = float(spearmanr(corrected[known], age[known]).statistic)
-    return WrinkleIndex(kind, tuple(float(w) for w in weights), float(raw.mean()), float(raw.std()), rho), corrected
+    return WrinkleIndex(
+        kind, tuple(float(w) for w in weights), float(raw.mean()), float(raw.std()), rho
+    ), corrected
 
 
 def percentile_rank(values: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -136,7 +139,9 @@ def percentile_rank(values: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def aging_scores(index: NDArray[np.float64], ages: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Percentile rank of ½·z(index) + ½·z(age), float64 [N] in 0..1; a face of unknown age goes by its index alone."""
+    """Percentile rank of ½·z(index) + ½·z(age), float64 [N] in 0..1; a face of unknown age goes by its index
+    alone.
+    """
     age = np.clip(ages, *AGE_RANGE)
     known = np.isfinite(age)
     age_z = (age - age[known].mean()) / age[known].std()
@@ -152,4 +157,6 @@ def save_indices(path: Path, indices: Sequence[WrinkleIndex]) -> None:
 def load_indices(path: Path) -> dict[str, WrinkleIndex]:
     """Reads what :func:`save_indices` wrote, by kind of zone."""
     data = json.loads(path.read_text())
-    return {kind: WrinkleIndex(**{**entry, "weights": tuple(entry["weights"])}) for kind, entry in data.items()}
+    return {
+        kind: WrinkleIndex(**{**entry, "weights": tuple(entry["weights"])}) for kind, entry in data.items()
+    }

@@ -21,7 +21,9 @@ def person_of(file: str) -> str:
 
 
 def split_of(file: str) -> Split:
-    """Stable under adding or removing other files: the SHA-256 of the person's name, read as a fraction of one."""
+    """Stable under adding or removing other files: the SHA-256 of the person's name, read as a fraction of
+    one.
+    """
     digest = hashlib.sha256(person_of(file).encode()).digest()
     share = int.from_bytes(digest[:8], "big") / 2**64
     if share < TEST_SHARE:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import csv
 import logging
 import math
@@ -27,7 +26,7 @@ logger = logging.getLogger(__name__)
 class VAEConfig:
     """One run. ``batch_size`` is per process; crops are ``crop_size`` pixels cut from 128-pixel patches."""
 
-    steps: int = 6000
+    steps: int = 3800
     batch_size: int = 12
     crop_size: int = 64
     full_size_every: int = 8
@@ -42,7 +41,8 @@ class VAEConfig:
 def make_patches(faces: Path, out: Path, per_face: int, seed: int) -> np.ndarray:
     """Random 128² patches of the training faces, uint8 [N, 128, 128, 3] RGB, memory-mapped from ``out``.
 
-    A zone crop spans 0.66 to 1.35 face scales, a quarter of an aligned picture's width; patches cover that range.
+    A zone crop spans 0.66 to 1.35 face scales, a quarter of an aligned picture's width; patches cover that
+    range.
     """
     if not out.exists():
         rng = np.random.default_rng(seed)
@@ -59,7 +59,9 @@ def make_patches(faces: Path, out: Path, per_face: int, seed: int) -> np.ndarray
                 y = round(rng.uniform(0.10, 0.95) * width - side / 2)
                 x, y = (int(np.clip(v, 0, width - side)) for v in (x, y))
                 method = cv2.INTER_AREA if side >= 128 else cv2.INTER_CUBIC
-                patches[i * per_face + j] = cv2.resize(image[y : y + side, x : x + side], (128, 128), interpolation=method)
+                patches[i * per_face + j] = cv2.resize(
+                    image[y : y + side, x : x + side], (128, 128), interpolation=method
+                )
         patches.flush()
         temporary.rename(out)
     return np.load(out, mmap_mode="r")
@@ -82,7 +84,9 @@ def kl_divergence(mean: Tensor, logvar: Tensor) -> Tensor:
 
 @torch.no_grad()
 def normalise_latents(vae: SmallVAE, patches: np.ndarray, count: int = 1024) -> None:
-    """Sets the per-channel mean and deviation so that scaled latents of ``count`` patches have zero mean, unit variance."""
+    """Sets the per-channel mean and deviation so that scaled latents of ``count`` patches have zero mean,
+    unit variance.
+    """
     picks = np.linspace(0, len(patches) - 1, count).astype(int)
     means = []
     for i in range(0, count, 64):
@@ -94,7 +98,7 @@ def normalise_latents(vae: SmallVAE, patches: np.ndarray, count: int = 1024) -> 
 
 
 def run(faces: Path, out: Path, config: VAEConfig, resume: bool = True) -> SmallVAE:
-    """Trains (or resumes) the autoencoder; the result is ``out/vae``. Needs about 1.5 GB of disk for patches."""
+    """Trains (or resumes) the autoencoder; the result is ``out/vae``. Patches take 1.5 GB of disk."""
     from training.checkpoint import save_component
 
     accelerator = Accelerator(cpu=True) if not torch.cuda.is_available() else Accelerator()
@@ -105,7 +109,9 @@ def run(faces: Path, out: Path, config: VAEConfig, resume: bool = True) -> Small
     patches = np.load(out / "patches.npy", mmap_mode="r")
     torch.manual_seed(config.seed)
     vae = SmallVAE()
-    optimizer = torch.optim.AdamW(vae.parameters(), lr=config.learning_rate, betas=(0.9, 0.99), weight_decay=1e-4)
+    optimizer = torch.optim.AdamW(
+        vae.parameters(), lr=config.learning_rate, betas=(0.9, 0.99), weight_decay=1e-4
+    )
     start, state_path = 0, out / "vae-state.pt"
     if resume and state_path.exists():
         state = torch.load(state_path, weights_only=True)
@@ -125,7 +131,9 @@ def run(faces: Path, out: Path, config: VAEConfig, resume: bool = True) -> Small
             latents = mean + torch.exp(0.5 * logvar) * torch.randn_like(mean)
             output = self.vae.decode_raw(latents)
             loss = reconstruction_loss(output, image, config.gradient_weight)
-            return loss + config.kl_weight * kl_divergence(mean, logvar), F.mse_loss(output.detach().clamp(-1, 1), image)
+            return loss + config.kl_weight * kl_divergence(mean, logvar), F.mse_loss(
+                output.detach().clamp(-1, 1), image
+            )
 
     model, optimizer = accelerator.prepare(Training(), optimizer)
     clock, mse_mean = time.perf_counter(), 0.0
@@ -146,7 +154,11 @@ def run(faces: Path, out: Path, config: VAEConfig, resume: bool = True) -> Small
         gain = torch.from_numpy(rng.uniform(0.85, 1.15, (count, 1, 1, 1)).astype(np.float32))
         image = ((image + 1) * gain - 1).clamp(-1, 1)
         progress = step / config.steps
-        rate = config.learning_rate * min(1.0, (step + 1) / 200) * (0.04 + 0.96 * 0.5 * (1 + math.cos(math.pi * progress)))
+        rate = (
+            config.learning_rate
+            * min(1.0, (step + 1) / 200)
+            * (0.04 + 0.96 * 0.5 * (1 + math.cos(math.pi * progress)))
+        )
         for group in optimizer.param_groups:
             group["lr"] = rate
         loss, mse = model(image)
@@ -159,7 +171,9 @@ def run(faces: Path, out: Path, config: VAEConfig, resume: bool = True) -> Small
             psnr = 10 * math.log10(4 / mse_mean)
             pace = (time.perf_counter() - clock) / (step + 1 - start)
             logger.info("step %d loss %.4f psnr %.2f dB, %.3f s a step", step + 1, float(loss), psnr, pace)
-        if accelerator.is_main_process and ((step + 1) % config.checkpoint_every == 0 or step + 1 == config.steps):
+        if accelerator.is_main_process and (
+            (step + 1) % config.checkpoint_every == 0 or step + 1 == config.steps
+        ):
             partial = state_path.with_suffix(".partial")
             state = {"vae": vae.state_dict(), "optimizer": optimizer.optimizer.state_dict(), "step": step + 1}
             torch.save(state, partial)

@@ -1,24 +1,28 @@
 """The denoiser of the reference zone-aging model, and the encoder of what it is conditioned on.
 
-A small convolutional UNet in the shape of Ho et al. 2020 with two resolutions. A zone-aging condition is global (which
-zone, which score), so it modulates every block by scale and shift (Dhariwal and Nichol 2021, section 3.4) instead of
-cross-attention over 77 text tokens.
+A small convolutional UNet in the shape of Ho et al. 2020 with two resolutions. A zone-aging condition is
+global (which zone, which score), so it modulates every block by scale and shift (Dhariwal and Nichol 2021,
+section 3.4) instead of cross-attention over 77 text tokens.
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from training.options import from_json
+
 
 @dataclass(frozen=True)
 class SmallUNetConfig:
-    """``in_channels`` is ``latent_channels`` for plain img2img, ``2 * latent_channels + 1`` for conditioned mode."""
+    """``in_channels`` is ``latent_channels`` for plain img2img, ``2 * latent_channels + 1`` for conditioned
+    mode.
+    """
 
     latent_channels: int = 16
     in_channels: int = 33
@@ -31,7 +35,7 @@ class SmallUNetConfig:
 
 
 class ModulatedBlock(nn.Module):
-    """Residual block whose second normalisation is scaled and shifted by the embedding; starts as identity."""
+    """Residual block, its second normalisation scaled and shifted by the embedding; starts as identity."""
 
     def __init__(self, in_channels: int, channels: int, embedding_width: int) -> None:
         super().__init__()
@@ -107,7 +111,9 @@ class SmallUNet(nn.Module):
 
     def forward(self, sample: Tensor, timestep: Tensor, encoder_hidden_states: Tensor) -> Tensor:
         """sample: float32 [B, in_channels, h, w]; timestep: [B]; encoder_hidden_states: float32 [B, T, D]."""
-        embedding = F.silu(self.time(timestep_embedding(timestep, 128)) + self.condition(encoder_hidden_states.flatten(1)))
+        embedding = F.silu(
+            self.time(timestep_embedding(timestep, 128)) + self.condition(encoder_hidden_states.flatten(1))
+        )
         h = self.conv_in(sample)
         skips1 = []
         for block in self.down1:
@@ -128,10 +134,7 @@ class SmallUNet(nn.Module):
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> SmallUNet:
-        return cls(SmallUNetConfig(**{k: tuple(v) if isinstance(v, list) else v for k, v in config.items()}))
-
-    def config_dict(self) -> dict[str, Any]:
-        return asdict(self.config)
+        return cls(SmallUNetConfig(**from_json(config)))
 
 
 @dataclass(frozen=True)
@@ -145,8 +148,8 @@ class ConditionEncoderConfig:
 class ConditionEncoder(nn.Module):
     """(zone, score) → ``encoder_hidden_states``: what a text encoder is to a Stable Diffusion model.
 
-    A negative score is the zone prompt of LDLA ("image of forehead", no score), which is also the null condition of
-    classifier-free guidance.
+    A negative score is the zone prompt of LDLA ("image of forehead", no score), which is also the null
+    condition of classifier-free guidance.
     """
 
     def __init__(self, config: ConditionEncoderConfig | None = None) -> None:
@@ -155,12 +158,12 @@ class ConditionEncoder(nn.Module):
         self.zone = nn.Embedding(config.zones, 128)
         self.dropped = nn.Parameter(torch.zeros(128))
         self.score = nn.Linear(2 * config.frequencies + 1, 128)
-        self.mix = nn.Sequential(
-            nn.Linear(256, 256), nn.SiLU(), nn.Linear(256, config.tokens * config.width)
-        )
+        self.mix = nn.Sequential(nn.Linear(256, 256), nn.SiLU(), nn.Linear(256, config.tokens * config.width))
 
     def forward(self, zone: Tensor, score: Tensor) -> Tensor:
-        """zone: int64 [B], index of the zone kind; score: float32 [B] in 0..1, or negative → float32 [B, T, D]."""
+        """zone: int64 [B], index of the zone kind; score: float32 [B] in 0..1, or negative → float32 [B, T,
+        D].
+        """
         octaves = 2.0 ** torch.arange(self.config.frequencies, device=score.device) * (math.pi / 2)
         angles = score[:, None] * octaves[None]
         features = self.score(torch.cat([2 * score[:, None] - 1, angles.sin(), angles.cos()], dim=1))
@@ -171,6 +174,3 @@ class ConditionEncoder(nn.Module):
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> ConditionEncoder:
         return cls(ConditionEncoderConfig(**config))
-
-    def config_dict(self) -> dict[str, Any]:
-        return asdict(self.config)

@@ -1,12 +1,13 @@
-"""``python -m training prepare-zones FACES_DIR OUT``: zone crops, skin masks and aging scores from pictures with ages.
+"""``python -m training prepare-zones FACES_DIR OUT``: zone crops, skin masks and aging scores from pictures
+with ages.
 
-FACES_DIR holds ``index.csv`` with at least ``file`` and ``age`` (years, may be empty); ``source``, ``ancestry`` and
-``native_px`` are used where present. A ``--scores`` CSV (``file,zone,score`` with scores in 0..1) replaces the
-computed scores by a user's own, for instance from skin-aging atlases.
+FACES_DIR holds ``index.csv`` with at least ``file`` and ``age`` (years, may be empty); ``source``,
+``ancestry`` and ``native_px`` are used where present. A ``--scores`` CSV (``file,zone,score`` with scores in
+0..1) replaces the computed scores by a user's own, for instance from skin-aging atlases.
 
-OUT gets ``crops.npy`` uint8 [N, 160, 160, 3] RGB (a 128-pixel crop with a margin of 16 pixels to jitter in; zones of
-the right side mirrored), ``masks.npy`` uint8 [N, 160, 160], ``index.csv`` (one row a crop), ``landmarks.npz``,
-``wrinkle-index.json`` and, last, an empty file ``DONE``.
+OUT gets ``crops.npy`` uint8 [N, 160, 160, 3] RGB (a 128-pixel crop with a margin of 16 pixels to jitter in;
+zones of the right side mirrored), ``masks.npy`` uint8 [N, 160, 160], ``index.csv`` (one row a crop),
+``landmarks.npz``, ``wrinkle-index.json`` and, last, an empty file ``DONE``.
 """
 
 from __future__ import annotations
@@ -34,8 +35,8 @@ MARGIN = (STORED_SIZE - CROP_SIZE) // 2
 MINIMUM_SKIN = 0.12
 """A crop with less bare skin than this share says nothing about its zone and is left out."""
 MINIMUM_OF_MEDIAN = 0.6
-"""So is one with less than this part of its kind's median: a moustache, a fringe or a frame covers the zone, and what
-its edges do to ridge filters is no wrinkle."""
+"""So is one with less than this part of its kind's median: a moustache, a fringe or a frame covers the zone,
+and what its edges do to ridge filters is no wrinkle."""
 
 
 @dataclass(frozen=True)
@@ -53,7 +54,9 @@ def read_index(faces: Path) -> list[Portrait]:
     """The portraits of ``faces/index.csv``; raises `UsageError` when it is missing or lacks a column."""
     path = faces / "index.csv"
     if not path.exists():
-        raise UsageError(f"'{path}' does not exist.", fix="Give the folder that holds index.csv and its pictures.")
+        raise UsageError(
+            f"'{path}' does not exist.", fix="Give the folder that holds index.csv and its pictures."
+        )
     with open(path, newline="") as f:
         rows = list(csv.DictReader(f))
     if not rows or not {"file", "age"} <= rows[0].keys():
@@ -122,7 +125,9 @@ def prepare(faces: Path, out: Path, scores_csv: Path | None = None) -> None:
             crop = extract_crop(image, transform, STORED_SIZE)
             mask = skin_mask(crop, landmarks_in_crop(landmarks[i], transform), tone)
             crops[row], masks[row] = crop, np.rint(mask * 255)
-            features[row] = ridge_features(np.ascontiguousarray(crop[inner, inner]), np.ascontiguousarray(mask[inner, inner]))
+            features[row] = ridge_features(
+                np.ascontiguousarray(crop[inner, inner]), np.ascontiguousarray(mask[inner, inner])
+            )
             lightness[row] = tone.lightness
             row += 1
     crops.flush()
@@ -146,19 +151,35 @@ def prepare(faces: Path, out: Path, scores_csv: Path | None = None) -> None:
         )
         scores[rows] = aging_scores(index[rows], ages[rows])
         fitted.append(fit)
-        logger.info("%s: %d crops, Spearman of the index with age %.2f", kind, rows.sum(), fit.spearman_with_age)
+        logger.info(
+            "%s: %d crops, Spearman of the index with age %.2f", kind, rows.sum(), fit.spearman_with_age
+        )
     if scores_csv is not None:
         _replace_scores(scores, scores_csv, people, zones)
     save_indices(out / "wrinkle-index.json", fitted)
     with open(out / "index.csv", "w", newline="") as f:
         writer = csv.writer(f)
         writer.writerow(
-            "file zone kind side score age source ancestry split lightness wrinkle_index skin".split()
+            [
+                "file",
+                "zone",
+                "kind",
+                "side",
+                "score",
+                "age",
+                "source",
+                "ancestry",
+                "split",
+                "lightness",
+                "wrinkle_index",
+                "skin",
+            ]
         )
         for n in range(count):
             p, z = people[n], zones[n]
             writer.writerow(
-                (p.file, z.name, z.kind, z.side, f"{scores[n]:.5f}", p.age, p.source, p.ancestry, split_of(p.file),
+                (p.file, z.name, z.kind, z.side, f"{scores[n]:.5f}", p.age, p.source, p.ancestry,
+                split_of(p.file),
                  f"{lightness[n]:.2f}", f"{index[n]:.5f}", f"{skin[n]:.4f}")
             )  # fmt: skip
     (out / "DONE").touch()
@@ -182,8 +203,14 @@ def _replace_scores(scores: np.ndarray, path: Path, people: list[Portrait], zone
 
 def register(subparsers: argparse._SubParsersAction) -> None:
     """Adds ``prepare-zones`` to the command line."""
-    parser = subparsers.add_parser("prepare-zones", help="zone crops and aging scores from pictures with ages")
-    parser.add_argument("faces", type=Path, metavar="FACES_DIR", help="folder with index.csv (file, age, ...) and pictures")
+    parser = subparsers.add_parser(
+        "prepare-zones", help="zone crops and aging scores from pictures with ages"
+    )
+    parser.add_argument(
+        "faces", type=Path, metavar="FACES_DIR", help="folder with index.csv (file, age, ...) and pictures"
+    )
     parser.add_argument("out", type=Path, metavar="OUT", help="folder to write")
-    parser.add_argument("--scores", type=Path, help="CSV with file,zone,score (0..1) to use instead of computed scores")
+    parser.add_argument(
+        "--scores", type=Path, help="CSV with file,zone,score (0..1) to use instead of computed scores"
+    )
     parser.set_defaults(run=lambda args: prepare(args.faces, args.out, args.scores))

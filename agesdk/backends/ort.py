@@ -68,6 +68,7 @@ class OrtEngine:
         self.outputs = self._component.outputs
         self.profile = self._component.profile
         self._output_names = [spec.name for spec in self.outputs]
+        self._device = "cpu" if provider == "cpu" else "cuda"
         self._on_host = provider == "cpu"
         self._ort = _import_onnxruntime()
         provider_name, install = _available_provider(self._ort, provider)
@@ -94,10 +95,10 @@ class OrtEngine:
         binding = self._session.io_binding()
         for name, tensor in feeds.items():
             if isinstance(tensor, np.ndarray):
-                tensor = self._ort.OrtValue.ortvalue_from_numpy(np.ascontiguousarray(tensor), "cuda", 0)
+                tensor = self._ort.OrtValue.ortvalue_from_numpy(np.ascontiguousarray(tensor), self._device, 0)
             binding.bind_ortvalue_input(name, tensor)
         for name in self._output_names:
-            binding.bind_output(name, "cuda", 0)
+            binding.bind_output(name, self._device, 0)
         self._session.run_with_iobinding(binding)
         return list(binding.get_outputs())
 

@@ -13,6 +13,7 @@ from agesdk.bundle import Bundle, FaceAnalysisSettings
 from agesdk.errors import BundleError, FaceError, ImageError
 from agesdk.faces.align import five_points
 from agesdk.faces.detector import Detections, FaceDetector
+from agesdk.faces.frames import Source
 from agesdk.faces.landmarks import MARGIN, LandmarkModel, Mesh, Region, face_region, upright_box
 from agesdk.faces.pose import head_pose
 from agesdk.faces.types import Face
@@ -94,9 +95,9 @@ class FaceAnalyzer:
     def detect(self, image: np.ndarray, min_size: float = MIN_SIZE, thorough: bool = False) -> list[Face]:
         """The faces of a picture, largest first; an empty list if there are none.
 
-        Windows shrink until a face is found and every other one of at least 0.4 times its size would have been.
-        Faces turned in the picture by up to 60° are found as they are; when none is certain, the picture is tried
-        on its sides and upside down.
+        Windows shrink until a face is found and every other one of at least 0.4 times its size would have
+        been. Faces turned in the picture by up to 60° are found as they are; when none is certain, the
+        picture is tried on its sides and upside down.
 
         Parameters
         ----------
@@ -105,8 +106,8 @@ class FaceAnalyzer:
         min_size:
             Smallest face worth looking for, pixels. Smaller ones may still be returned.
         thorough:
-            Look for faces of ``min_size`` beside large ones too: in a picture of 12 megapixels this takes some
-            1,200 windows (about 2 ms each on one CPU core) instead of ten.
+            Look for faces of ``min_size`` beside large ones too: in a picture of 12 megapixels this takes
+            some 1,200 windows (about 2 ms each on one CPU core) instead of ten.
 
         Raises
         ------
@@ -114,34 +115,36 @@ class FaceAnalyzer:
             Not a uint8 picture with three channels.
         """
         _check_image(image)
+        source = Source(image)
         faces: list[Face] = []
-        for complete_from, detections in self._detector.levels(image, _SEARCH_MARGIN * min_size):
-            faces = _distinct(faces + self._analyse(image, _outside(detections, faces)))
+        for complete_from, detections in self._detector.levels(source, _SEARCH_MARGIN * min_size):
+            faces = _distinct(faces + self._analyse(source, _outside(detections, faces)))
             _log.debug(
                 "faces from %.0f px: %d detections, %d faces", complete_from, len(detections), len(faces)
             )
             if not thorough and faces and complete_from <= _COMPANION * max(face.size for face in faces):
                 break
         if all(face.score < _CERTAIN for face in faces):
-            turned = self._analyse(image, self._detector.turned(image))
-            faces = _distinct(sorted(faces + turned, key=lambda face: -face.score))
+            turned = self._analyse(source, self._detector.turned(source))
+            certain = [face for face in turned if face.score >= _CERTAIN]
+            faces = _distinct(certain + faces) if faces else _distinct(turned)
         return sorted(faces, key=lambda face: -face.size)
 
     def refine(self, image: np.ndarray, landmarks: np.ndarray, score: float = 1.0) -> Face | None:
         """The face whose mesh, float [468, 2 or 3], is roughly known from elsewhere (the frame before, an
         edited picture); None if there is no face."""
         _check_image(image)
-        mesh = self._landmark_model.find(image, [face_region(landmarks)])[0]
+        mesh = self._landmark_model.find(Source(image), [face_region(landmarks)])[0]
         return self._face(mesh, score) if mesh.presence >= self._threshold else None
 
-    def _analyse(self, image: np.ndarray, detections: Detections) -> list[Face]:
+    def _analyse(self, source: Source, detections: Detections) -> list[Face]:
         regions = [
             Region(centre, MARGIN * float(side), float(angle))
             for centre, side, angle in zip(detections.centre, detections.side, detections.angle)
         ]
         if not regions:
             return []
-        meshes = self._landmark_model.find(image, regions)
+        meshes = self._landmark_model.find(source, regions)
         return [
             self._face(mesh, float(score))
             for mesh, score in zip(meshes, detections.score)

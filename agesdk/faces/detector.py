@@ -8,18 +8,14 @@ as wide as those before, find smaller faces.
 
 from __future__ import annotations
 
-import logging
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-import cv2
 import numpy as np
 
 from agesdk.backends import Engine
-from agesdk.faces.frames import cut, frame_step, make_frame, to_image
-
-_log = logging.getLogger(__name__)
+from agesdk.faces.frames import Source, frame_step, make_frame, to_image
 
 INPUT_SIZE = 128
 # (cells per side, anchors per cell) of the two feature maps, strides 8 and 16 ("BlazeFace", section 3.3).
@@ -81,52 +77,38 @@ class FaceDetector:
         self._overlap_threshold = overlap_threshold
         self._anchors = make_anchors()
 
-    def levels(self, image: np.ndarray, smallest: float) -> Iterator[tuple[float, Detections]]:
+    def levels(self, source: Source, smallest: float) -> Iterator[tuple[float, Detections]]:
         """Detections of each level, from the whole picture to windows that show faces of ``smallest`` pixels.
 
-        Each comes with the size from which on it shows every face, pixels. image: uint8 [H, W, 3] RGB. Windows
-        are cut as the levels are asked for.
+        Each comes with the size from which on it shows every face, pixels. Windows are cut as the levels are
+        asked for.
         """
-        height, width = image.shape[:2]
-        whole = float(max(height, width))
-        work, scale = _reduced(image)
+        whole = float(max(source.height, source.width))
         steps = max(0, math.ceil(math.log2(_SMALLEST_SHARE * whole / smallest)))
         for window in np.geomspace(whole, max(smallest / _SMALLEST_SHARE, whole / 2**steps), steps + 1):
-            # The reduced copy serves as long as it has more pixels than the network's input.
-            coarse = window * scale >= 1.25 * INPUT_SIZE
-            squares = list(_windows(width, height, float(window)))
-            source = (work, scale) if coarse else (image, 1.0)
-            yield _SMALLEST_SHARE * float(window), self._detect(*source, squares, (width, height))
+            squares = list(_windows(source.width, source.height, float(window)))
+            yield _SMALLEST_SHARE * float(window), self._detect(source, squares)
 
-    def turned(self, image: np.ndarray) -> Detections:
+    def turned(self, source: Source) -> Detections:
         """Detections in the picture turned by quarters: for one that was stored on its side."""
-        height, width = image.shape[:2]
-        window = float(max(height, width))
-        work, scale = _reduced(image)
-        centre = np.array([width - 1, height - 1]) / 2
-        squares = [(centre, window, quarter * math.pi / 2) for quarter in (1, 2, 3)]
-        return self._detect(work, scale, squares, (width, height))
+        centre = np.array([source.width - 1, source.height - 1]) / 2
+        window = float(max(source.height, source.width))
+        return self._detect(source, [(centre, window, quarter * math.pi / 2) for quarter in (1, 2, 3)])
 
-    def _detect(
-        self,
-        image: np.ndarray,
-        scale: float,
-        squares: list[tuple[np.ndarray, float, float]],
-        size: tuple[int, int],
-    ) -> Detections:
-        """Run the network over squares (centre, side, angle), in pixels of the full picture of ``size``."""
+    def _detect(self, source: Source, squares: list[tuple[np.ndarray, float, float]]) -> Detections:
+        """Run the network over squares (centre, side, angle) of the picture."""
         found: list[Detections] = []
         for start in range(0, len(squares), _BATCH):
             batch = squares[start : start + _BATCH]
             frames = [make_frame(centre, side, INPUT_SIZE, angle) for centre, side, angle in batch]
-            crops = np.stack([cut(image, _scaled(frame, scale), INPUT_SIZE) for frame in frames])
-            outputs = self._engine.run({"image": crops})
+            outputs = self._engine.run(
+                {"image": np.stack([source.cut(frame, INPUT_SIZE) for frame in frames])}
+            )
             boxes = self._engine.to_host(outputs["boxes"])
             scores = self._engine.to_host(outputs["scores"])
             for frame, box, score in zip(frames, boxes, scores):
-                found.append(self._decode(frame, box, score, size))
-        merged = _concatenate(found)
-        return weighted_nms(merged, self._overlap_threshold)
+                found.append(self._decode(frame, box, score, (source.width, source.height)))
+        return weighted_nms(_concatenate(found), self._overlap_threshold)
 
     def _decode(
         self, frame: np.ndarray, boxes: np.ndarray, logits: np.ndarray, size: tuple[int, int]
@@ -227,23 +209,3 @@ def _cut_off(frame: np.ndarray, centre: np.ndarray, side: np.ndarray, size: tupl
     goes_on = np.all((inside > margin) & (inside < np.array(size) - 1 - margin), axis=1)
     beyond = np.column_stack([centre - side[:, None] / 2 < 0, centre + side[:, None] / 2 > INPUT_SIZE])
     return np.asarray(np.any(beyond & goes_on, axis=1))
-
-
-_WORK_SIDE = 1024
-
-
-def _reduced(image: np.ndarray) -> tuple[np.ndarray, float]:
-    """The picture with its longer side brought down to at most 1024 pixels, and its scale."""
-    height, width = image.shape[:2]
-    scale = _WORK_SIDE / max(height, width)
-    if scale >= 0.75:
-        return image, 1.0
-    size = (max(1, round(width * scale)), max(1, round(height * scale)))
-    return cv2.resize(image, size, interpolation=cv2.INTER_AREA), scale
-
-
-def _scaled(frame: np.ndarray, scale: float) -> np.ndarray:
-    """The frame in pixels of a copy of the picture reduced by ``scale``."""
-    if scale == 1.0:
-        return frame
-    return np.column_stack([frame[:, :2] * scale, (frame[:, 2] + 0.5) * scale - 0.5])

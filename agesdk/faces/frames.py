@@ -6,9 +6,14 @@ A frame is an affine map float64 [2, 3] from frame pixels to image pixels, pixel
 from __future__ import annotations
 
 import math
+from functools import cached_property
 
 import cv2
 import numpy as np
+
+_REDUCED_SIDE = 1024
+# Averaging to this many pixels per frame pixel, then interpolating, keeps detail unaliased.
+_OVERSAMPLING = 1.25
 
 
 def make_frame(
@@ -62,9 +67,9 @@ def cut(image: np.ndarray, frame: np.ndarray, size: int) -> np.ndarray:
     region = image[y0:y1, x0:x1]
     local = frame.copy()
     local[:, 2] -= (x0, y0)
-    # Averaging to between one and two pixels per frame pixel, then interpolating, keeps detail unaliased.
-    shrunk = (max(1, round(1.25 * region.shape[1] / step)), max(1, round(1.25 * region.shape[0] / step)))
-    if step > 1.25:
+    if step > _OVERSAMPLING:
+        shrink = _OVERSAMPLING / step
+        shrunk = (max(1, round(region.shape[1] * shrink)), max(1, round(region.shape[0] * shrink)))
         factors = np.array([shrunk[0] / region.shape[1], shrunk[1] / region.shape[0]])
         region = cv2.resize(region, shrunk, interpolation=cv2.INTER_AREA)
         local[:, :2] *= factors[:, None]
@@ -73,3 +78,30 @@ def cut(image: np.ndarray, frame: np.ndarray, size: int) -> np.ndarray:
     return np.asarray(
         cv2.warpAffine(region, local, (size, size), flags=method, borderMode=cv2.BORDER_CONSTANT)
     )
+
+
+class Source:
+    """A picture that many frames are cut from: large frames come from a reduced copy, made once when needed.
+
+    image: uint8 [H, W, 3].
+    """
+
+    def __init__(self, image: np.ndarray) -> None:
+        self.image = image
+        self.height, self.width = image.shape[:2]
+
+    def cut(self, frame: np.ndarray, size: int) -> np.ndarray:
+        """As the function `cut`. The reduced copy serves while it has more pixels than the frame."""
+        scale = _REDUCED_SIDE / max(self.height, self.width)
+        if scale > 0.75 or scale * frame_step(frame) < _OVERSAMPLING:
+            return cut(self.image, frame, size)
+        reduced = self._reduced
+        scales = np.array([reduced.shape[1] / self.width, reduced.shape[0] / self.height])
+        moved = np.column_stack([frame[:, :2] * scales[:, None], (frame[:, 2] + 0.5) * scales - 0.5])
+        return cut(reduced, moved, size)
+
+    @cached_property
+    def _reduced(self) -> np.ndarray:
+        scale = _REDUCED_SIDE / max(self.height, self.width)
+        size = (max(1, round(self.width * scale)), max(1, round(self.height * scale)))
+        return np.asarray(cv2.resize(self.image, size, interpolation=cv2.INTER_AREA))

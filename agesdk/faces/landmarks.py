@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from agesdk.backends import Engine
-from agesdk.faces.frames import cut, frame_step, make_frame, to_image
+from agesdk.faces.frames import Source, frame_step, make_frame, to_image
 from agesdk.faces.types import LANDMARKS
 
 INPUT_SIZE = 192
@@ -61,32 +61,32 @@ class LandmarkModel:
         self._engine = engine
         self._mirror = np.asarray(mirror, np.int64)
 
-    def find(self, image: np.ndarray, regions: Sequence[Region], passes: int = 3) -> list[Mesh]:
+    def find(self, source: Source, regions: Sequence[Region], passes: int = 3) -> list[Mesh]:
         """The mesh in each region, refined from pass to pass.
 
         Parameters
         ----------
-        image:
-            uint8 [H, W, 3] RGB.
+        source:
+            The picture, uint8 [H, W, 3] RGB.
         passes:
             Crops per face in all, the mirrored one of the last pass not counted.
         """
-        meshes = self._run(image, regions, mirrored=passes == 1)
+        meshes = self._run(source, regions, mirrored=passes == 1)
         for number in range(1, passes):
             good = [i for i, mesh in enumerate(meshes) if mesh.presence >= _HOPELESS]
             again = [face_region(meshes[i].landmarks) for i in good]
-            for i, mesh in zip(good, self._run(image, again, mirrored=number == passes - 1)):
+            for i, mesh in zip(good, self._run(source, again, mirrored=number == passes - 1)):
                 meshes[i] = mesh
         return meshes
 
-    def _run(self, image: np.ndarray, regions: Sequence[Region], mirrored: bool) -> list[Mesh]:
+    def _run(self, source: Source, regions: Sequence[Region], mirrored: bool) -> list[Mesh]:
         flips = (False, True) if mirrored else (False,)
         frames = [make_frame(r.centre, r.side, INPUT_SIZE, r.angle, flip) for r in regions for flip in flips]
         meshes: list[Mesh] = []
         for start in range(0, len(frames), _BATCH):
             batch = frames[start : start + _BATCH]
             outputs = self._engine.run(
-                {"image": np.stack([cut(image, frame, INPUT_SIZE) for frame in batch])}
+                {"image": np.stack([source.cut(frame, INPUT_SIZE) for frame in batch])}
             )
             points = self._engine.to_host(outputs["landmarks"])
             presence = self._engine.to_host(outputs["presence"])

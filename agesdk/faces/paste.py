@@ -19,8 +19,8 @@ _STRIP_ROWS = 512
 """Rows of the picture worked on at a time: memory stays small for faces of thousands of pixels."""
 
 
-def change(result: np.ndarray, reference: np.ndarray, mask: np.ndarray) -> np.ndarray:
-    """The difference to add, with the drift of its colour taken out, float32 [S, S, 3] in levels.
+def matched_change(result: np.ndarray, reference: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    """``result - reference`` with the drift of its colour taken out, float32 [S, S, 3] in levels.
 
     The drift is the low-frequency colour difference where nothing may change (mask near 0: the crop's rim,
     eyes, lips, hair), carried smoothly into the rest by a normalised convolution, as in membrane cloning. It
@@ -61,11 +61,11 @@ def confine_to_detail(
     mask:
         float32 [S, S] in 0..1, where the change is wanted; shading is averaged inside it only.
     sigma:
-        Crop pixels. What a Gaussian of this width leaves of the change is taken out: a model that is given the
-        blurred source has no say in its shading (compare ILVR, Choi et al. 2021, eq. 4). 0 leaves all in.
+        Crop pixels. What a Gaussian of this width leaves of the change is taken out: a model that is given
+        the blurred source has no say in its shading (compare ILVR, Choi et al. 2021, eq. 4). 0 leaves all in.
     chroma:
-        Share in 0..1 of the change of hue that stays. The rest becomes a change of lightness at the source's own
-        colour, so that a line on dark skin is dark skin in shadow, not grey.
+        Share in 0..1 of the change of hue that stays. The rest becomes a change of lightness at the source's
+        own colour, so that a line on dark skin is dark skin in shadow, not grey.
     """
     if sigma > 0.0:
         coarse = cv2.GaussianBlur(difference * mask[..., None], (0, 0), sigma)

@@ -1,7 +1,7 @@
 """Where a crop shows bare skin: the mesh says where skin should be, the colour says where it is.
 
-The mask confines every edit (eyes, brows, lips, nostrils, hair, beard and glasses stay as they are), weights the
-training losses, and tells the model in `conditioned` mode which part of the picture it is to fill in.
+The mask confines every edit (eyes, brows, lips, nostrils, hair, beard and glasses stay as they are), weights
+the training losses, and tells the model in `conditioned` mode which part of the picture it is to fill in.
 """
 
 from __future__ import annotations
@@ -23,7 +23,10 @@ _EYES = (
 )
 _BROWS = ((70, 63, 105, 66, 107, 55, 65, 52, 53, 46), (300, 293, 334, 296, 336, 285, 295, 282, 283, 276))
 _LIPS = (61, 185, 40, 39, 37, 0, 267, 269, 270, 409, 291, 375, 321, 405, 314, 17, 84, 181, 91, 146)
-_NOSTRILS = ((98, 97, 2, 94, 19, 125, 241, 238, 79, 166, 219, 64), (327, 326, 2, 94, 19, 354, 461, 458, 309, 392, 439, 294))
+_NOSTRILS = (
+    (98, 97, 2, 94, 19, 125, 241, 238, 79, 166, 219, 64),
+    (327, 326, 2, 94, 19, 354, 461, 458, 309, 392, 439, 294),
+)
 # Points on cheeks, nose bridge and lower forehead that hair, beard and glasses seldom cover.
 _REFERENCE = (50, 280, 101, 330, 118, 347, 36, 266, 151, 9, 4, 195, 205, 425)
 
@@ -63,7 +66,9 @@ def skin_mask(crop: np.ndarray, landmarks: np.ndarray, tone: SkinTone) -> np.nda
     crop: uint8 [size, size, 3] RGB; landmarks: float [468, 2] in crop pixels; tone: `skin_tone` of the face.
     """
     size = crop.shape[0]
-    scale = float(np.linalg.norm(landmarks[263] - landmarks[33])) / 1.4  # about one face scale, in crop pixels
+    scale = (
+        float(np.linalg.norm(landmarks[263] - landmarks[33])) / 1.4
+    )  # about one face scale, in crop pixels
     mask = np.zeros((size, size), np.uint8)
     cv2.fillPoly(mask, [_fixed(_raised_oval(landmarks))], 255, cv2.LINE_AA, 4)
     for contour, grow in (
@@ -78,7 +83,10 @@ def skin_mask(crop: np.ndarray, landmarks: np.ndarray, tone: SkinTone) -> np.nda
         if grow:
             cv2.polylines(mask, [_fixed(outline)], True, 0, max(1, round(2 * grow * scale)), cv2.LINE_AA, 4)
     geometry = cv2.GaussianBlur(mask.astype(np.float32) / 255, (0, 0), size / 90)
-    return geometry * _skin_likeness(crop, tone)
+    face = np.zeros((size, size), np.uint8)
+    cv2.fillPoly(face, [_fixed(landmarks[list(_OVAL)])], 255, cv2.LINE_AA, 4)
+    inside = cv2.GaussianBlur(face.astype(np.float32) / 255, (0, 0), size / 40)
+    return geometry * _skin_likeness(crop, tone, inside)
 
 
 def _fixed(points: np.ndarray) -> np.ndarray:
@@ -87,7 +95,7 @@ def _fixed(points: np.ndarray) -> np.ndarray:
 
 
 def _raised_oval(landmarks: np.ndarray) -> np.ndarray:
-    """The face oval with its top lifted: the mesh ends below many hairlines, the colour test finds the hair."""
+    """The face oval with its top lifted: the mesh ends below many hairlines, colour finds hair."""
     chin_to_top = landmarks[10] - landmarks[152]
     points = landmarks[list(_OVAL)].copy()
     top = {index: i for i, index in enumerate(_OVAL)}
@@ -98,18 +106,23 @@ def _raised_oval(landmarks: np.ndarray) -> np.ndarray:
     return points
 
 
-def _skin_likeness(crop: np.ndarray, tone: SkinTone) -> np.ndarray:
-    """1 where the colour is the face's skin, 0 where it is hair, frame, lens glare or background; float32, soft.
+def _skin_likeness(crop: np.ndarray, tone: SkinTone, inside: np.ndarray) -> np.ndarray:
+    """1 where the colour is the face's skin, 0 where it is hair, frame, lens glare or background; float32,
+    soft.
 
-    Judged on a blurred crop: a wrinkle is a thin dark line in skin and must stay inside the mask.
+    Judged on a blurred crop: a wrinkle is a thin dark line in skin and must stay inside the mask. Where
+    ``inside`` (float32 [size, size], 1 inside the mesh's oval) ends, a fringe is likelier than shadow: the
+    test is stricter.
     """
     size = crop.shape[0]
     soft = cv2.GaussianBlur(crop, (0, 0), size / 50)
     lab = cv2.cvtColor(soft.astype(np.float32) / 255, cv2.COLOR_RGB2LAB)
     chroma = np.hypot(lab[..., 1] - tone.a, lab[..., 2] - tone.b)
     chroma_limit = 15.0 + 1.2 * tone.spread
-    darkest = 0.40 * tone.lightness
-    outside = np.maximum(chroma / chroma_limit, 1.0 + (darkest - lab[..., 0]) / (0.25 * tone.lightness + 1e-6))
+    darkest = tone.lightness * (0.40 + 0.35 * (1.0 - inside))
+    outside = np.maximum(
+        chroma / chroma_limit, 1.0 + (darkest - lab[..., 0]) / (0.25 * tone.lightness + 1e-6)
+    )
     likeness = np.clip((1.25 - outside) / 0.4, 0.0, 1.0)
     solid = cv2.morphologyEx(likeness, cv2.MORPH_CLOSE, cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (5, 5)))
     return cv2.GaussianBlur(solid, (0, 0), size / 64)

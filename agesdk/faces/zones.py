@@ -1,9 +1,10 @@
 """The table of face zones, their crops, and how a caller names them.
 
-A zone is a square crop around a point of the face mesh, with a side in multiples of the *face scale* (the larger of
-the distance between the eyes and 0.95 × the distance from the eyes to the mouth), turned upright with the head's roll.
-Zones of the right half of the picture are mirrored, so that a model sees one kind of nasolabial fold only. Landmark
-numbers are MediaPipe FaceMesh's (468 points). "left" and "right" are sides of the picture, as a viewer sees them.
+A zone is a square crop around a point of the face mesh, with a side in multiples of the *face scale* (the
+larger of the distance between the eyes and 0.95 × the distance from the eyes to the mouth), turned upright
+with the head's roll. Zones of the right half of the picture are mirrored, so that a model sees one kind of
+nasolabial fold only. Landmark numbers are MediaPipe FaceMesh's (468 points). "left" and "right" are sides of
+the picture, as a viewer sees them.
 
 Zones follow LDLA ("Locally Controlled Face Aging with Latent Diffusion Models"), section 3.
 """
@@ -32,16 +33,26 @@ CROP_SIZE = 128
 _EYE_LEFT, _EYE_RIGHT, _MOUTH = (33, 133), (362, 263), (61, 291)
 
 # The octagon inside which a crop may change, as fractions of the crop's side.
-_OCTAGON = ((0.27, 0.04), (0.73, 0.04), (0.96, 0.27), (0.96, 0.73), (0.73, 0.96), (0.27, 0.96), (0.04, 0.73), (0.04, 0.27))
+_OCTAGON = (
+    (0.27, 0.04),
+    (0.73, 0.04),
+    (0.96, 0.27),
+    (0.96, 0.73),
+    (0.73, 0.96),
+    (0.27, 0.96),
+    (0.04, 0.73),
+    (0.04, 0.27),
+)
 
 
 @dataclass(frozen=True)
 class Zone:
     """One zone of the face.
 
-    ``anchors`` are the mesh points whose weighted mean is the crop's centre; ``offset`` moves it by multiples of the
-    face scale, outward from the face's middle line (or right, for a central zone) and down; ``side_length`` is the
-    crop's side in face scales; ``feather`` the polygon, in fractions of the crop, outside which nothing changes.
+    ``anchors`` are the mesh points whose weighted mean is the crop's centre; ``offset`` moves it by multiples
+    of the face scale, outward from the face's middle line (or right, for a central zone) and down;
+    ``side_length`` is the crop's side in face scales; ``feather`` the polygon, in fractions of the crop,
+    outside which nothing changes.
     """
 
     name: str
@@ -64,7 +75,12 @@ def _mean(*points: int) -> tuple[tuple[int, float], ...]:
 
 
 def _pair(
-    kind: str, left: tuple[int, ...], right: tuple[int, ...], side_length: float, offset: tuple[float, float], half: str
+    kind: str,
+    left: tuple[int, ...],
+    right: tuple[int, ...],
+    side_length: float,
+    offset: tuple[float, float],
+    half: str,
 ) -> tuple[Zone, Zone]:
     return (
         Zone(f"{kind}_left", kind, "left", _mean(*left), side_length, offset, ("all", half, "left")),
@@ -97,7 +113,9 @@ def zone_by_name(name: str) -> Zone:
 
 
 def _unknown(name: str, known: tuple[str, ...]) -> ZoneError:
-    close = difflib.get_close_matches(str(name).lower().replace("-", "_").replace("'", ""), known, n=1, cutoff=0.5)
+    close = difflib.get_close_matches(
+        str(name).lower().replace("-", "_").replace("'", ""), known, n=1, cutoff=0.5
+    )
     hint = f"Did you mean '{close[0]}'?" if close else f"Known are {', '.join(known)}."
     return ZoneError(f"'{name}' is not a face zone.", fix=hint)
 
@@ -117,10 +135,10 @@ def expand(name: str) -> tuple[Zone, ...]:
 def resolve_targets(targets: Targets) -> dict[str, float]:
     """Target score per zone name, in table order, from what a caller writes.
 
-    ``targets`` is one number for all zones, or a mapping from zone names, kinds or groups to scores in 0..1 or
-    ``None`` (leave untouched). The more specific name wins whatever the order: a group is overridden by a smaller
-    group, a group by a kind, a kind by a zone. Raises `ZoneError` for an unknown name, `TargetError` for a score that is not a
-    number in 0..1 or when no zone is left to treat.
+    ``targets`` is one number for all zones, or a mapping from zone names, kinds or groups to scores in 0..1
+    or ``None`` (leave untouched). The more specific name wins whatever the order: a group is overridden by a
+    smaller group, a group by a kind, a kind by a zone. Raises `ZoneError` for an unknown name, `TargetError`
+    for a score that is not a number in 0..1 or when no zone is left to treat.
     """
     mapping: Mapping[str, float | None] = targets if isinstance(targets, Mapping) else {"all": targets}
     chosen: dict[str, tuple[int, float | None]] = {}
@@ -133,22 +151,30 @@ def resolve_targets(targets: Targets) -> dict[str, float]:
     resolved = {zone.name: chosen[zone.name][1] for zone in ZONES if zone.name in chosen}
     result = {name: score for name, score in resolved.items() if score is not None}
     if not result:
-        raise TargetError("No zone has a target.", fix="Give at least one, such as {'forehead': 0.8}, or one number for all.")
+        raise TargetError(
+            "No zone has a target.",
+            fix="Give at least one, such as {'forehead': 0.8}, or one number for all.",
+        )
     return result
 
 
 def _score(name: str, value: object) -> float:
     if isinstance(value, bool) or not isinstance(value, (int, float, np.floating, np.integer)):
-        raise TargetError(f"The target of '{name}' is {value!r}, not a number.", fix="Give a score from 0 to 1, or None.")
+        raise TargetError(
+            f"The target of '{name}' is {value!r}, not a number.", fix="Give a score from 0 to 1, or None."
+        )
     score = float(value)
     if not 0.0 <= score <= 1.0:  # also refuses NaN
         hint = f"Did you mean {score / 100:g}? " if 1.0 < score <= 100.0 else ""
-        raise TargetError(f"The target of '{name}' is {score:g}, outside 0..1.", fix=f"{hint}Give a score from 0 to 1.")
+        raise TargetError(
+            f"The target of '{name}' is {score:g}, outside 0..1.", fix=f"{hint}Give a score from 0 to 1."
+        )
     return score
 
 
 def face_scale(landmarks: np.ndarray) -> float:
-    """Face scale in pixels: max(distance of the eye centres, 0.95 × distance from their middle to the mouth's).
+    """Face scale in pixels: max(distance of the eye centres, 0.95 × distance from their middle to the
+    mouth's).
 
     landmarks: float [468, 2 or 3], pixels. Either distance shrinks when the head turns; the larger one stays.
     """
@@ -161,11 +187,13 @@ def _eyes_and_mouth(landmarks: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.n
     return points[list(_EYE_LEFT)].mean(0), points[list(_EYE_RIGHT)].mean(0), points[list(_MOUTH)].mean(0)
 
 
-def crop_transform(landmarks: np.ndarray, zone: Zone, size: int = CROP_SIZE, margin: float = 1.0) -> np.ndarray:
+def crop_transform(
+    landmarks: np.ndarray, zone: Zone, size: int = CROP_SIZE, margin: float = 1.0
+) -> np.ndarray:
     """The affine map from crop pixels to image pixels, float64 [2, 3], pixel centres at whole numbers.
 
-    landmarks: float [468, 2 or 3], image pixels. ``margin`` widens the crop (1.25: a quarter more around the same
-    centre). A mirrored zone's map has a negative determinant.
+    landmarks: float [468, 2 or 3], image pixels. ``margin`` widens the crop (1.25: a quarter more around the
+    same centre). A mirrored zone's map has a negative determinant.
     """
     points = np.asarray(landmarks, np.float64)[:, :2]
     left, right, _ = _eyes_and_mouth(points)
@@ -188,12 +216,15 @@ def pixels_per_crop_pixel(transform: np.ndarray) -> float:
 
 
 def extract_crop(image: np.ndarray, transform: np.ndarray, size: int = CROP_SIZE) -> np.ndarray:
-    """The crop that ``transform`` describes, antialiased, uint8 [size, size, 3]; outside the picture its edge repeats.
+    """The crop that ``transform`` describes, antialiased, uint8 [size, size, 3]; outside the picture its edge
+    repeats.
 
     image: uint8 [H, W, 3]. Only the pixels under the crop are read.
     """
     step = pixels_per_crop_pixel(transform)
-    corners = transform[:, :2] @ np.array([[0, size - 1, 0, size - 1], [0, 0, size - 1, size - 1]], np.float64)
+    corners = transform[:, :2] @ np.array(
+        [[0, size - 1, 0, size - 1], [0, 0, size - 1, size - 1]], np.float64
+    )
     corners = corners + transform[:, 2:]
     reach = math.ceil(2 * step) + 2
     height, width = image.shape[:2]
@@ -203,7 +234,9 @@ def extract_crop(image: np.ndarray, transform: np.ndarray, size: int = CROP_SIZE
     local = transform.copy()
     local[:, 2] -= (x0, y0)
     shrink = int(step // 2)
-    if shrink > 1:  # a crop of a very large face: average blocks first, so that the rest costs the same at any size
+    if (
+        shrink > 1
+    ):  # a crop of a very large face: average blocks first, so that the rest costs the same at any size
         small = (max(1, region.shape[1] // shrink), max(1, region.shape[0] // shrink))
         factors = np.array([small[0] / region.shape[1], small[1] / region.shape[0]])
         region = cv2.resize(region, small, interpolation=cv2.INTER_AREA)
@@ -216,7 +249,11 @@ def extract_crop(image: np.ndarray, transform: np.ndarray, size: int = CROP_SIZE
     fine[:, 2] = local[:, 2] + local[:, :2] @ np.full(2, (1 - samples) / (2 * samples))
     method = cv2.INTER_CUBIC if samples == 1 else cv2.INTER_LINEAR
     crop = cv2.warpAffine(
-        region, fine, (size * samples, size * samples), flags=method | cv2.WARP_INVERSE_MAP, borderMode=cv2.BORDER_REPLICATE
+        region,
+        fine,
+        (size * samples, size * samples),
+        flags=method | cv2.WARP_INVERSE_MAP,
+        borderMode=cv2.BORDER_REPLICATE,
     )
     return crop if samples == 1 else cv2.resize(crop, (size, size), interpolation=cv2.INTER_AREA)
 
@@ -229,7 +266,8 @@ def landmarks_in_crop(landmarks: np.ndarray, transform: np.ndarray) -> np.ndarra
 
 @lru_cache(maxsize=64)
 def feather_mask(zone: Zone, size: int = CROP_SIZE) -> np.ndarray:
-    """How much each crop pixel may change, float32 [size, size] in 0..1: 0 outside the feather polygon, 1 well inside.
+    """How much each crop pixel may change, float32 [size, size] in 0..1: 0 outside the feather polygon, 1
+    well inside.
 
     The ramp is a raised cosine over 14 % of the side, so that neither the edit nor its gradient has an edge.
     """

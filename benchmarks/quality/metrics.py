@@ -78,10 +78,11 @@ def ita_group(ita: float) -> str:
 
 
 def worst_to_best(values: Mapping[str, float], higher_is_better: bool) -> float:
-    """How much of the best group's figure the worst group has, 0..1; 1 where there is at most one group."""
+    """How much of the best group's figure the worst group has, 0..1; NaN where fewer than two groups can be
+    compared."""
     figures = [value for value in values.values() if np.isfinite(value)]
     if len(figures) < 2:
-        return 1.0
+        return float("nan")
     low, high = min(figures), max(figures)
     if high <= 0:
         return 0.0 if higher_is_better else 1.0

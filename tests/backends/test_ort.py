@@ -64,6 +64,20 @@ def test_runs_and_brings_back(bundle, threads):
     assert (engine.name, engine.inputs, engine.outputs) == ("sum", INPUTS, OUTPUTS)
 
 
+def test_device_tensors_stay_until_they_are_brought_back(bundle):
+    """The binding that GPU providers use, on the CPU's memory: outputs feed the next run as they are."""
+    engine = load_engine(bundle, "sum")
+    engine._on_host = False
+    given = feeds(width=1)
+    total = engine.run(given)["total"]
+    assert not isinstance(total, np.ndarray)
+    again = engine.run({"x": given["x"], "y": total})["total"]
+    wanted = 2 * given["x"].sum(1) + given["y"].sum(1)
+    np.testing.assert_allclose(engine.to_host(again)[:, 0], wanted, rtol=1e-5)
+    with pytest.raises(BackendError, match=r'"batch".*1 in "x" and 2 in "y"'):
+        engine.run({"x": given["x"][:1], "y": total})
+
+
 @pytest.mark.parametrize("batch", [1, 4, 5, 9])
 def test_rows_beyond_the_profile_are_run_in_parts(bundle, batch):
     given = feeds(batch)

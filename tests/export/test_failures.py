@@ -165,6 +165,7 @@ def test_a_unet_of_another_mode_is_refused(checkpoint: Path) -> None:
     [
         ({"keep_fp32": ("nothing",)}, r"--keep-fp32 nothing names no component"),
         ({"refiner": Path("anywhere")}, r"refiner needs a checkpoint with a text encoder"),
+        ({"name": "a/b"}, r"name is 'a/b'"),
         ({"quality": Path("nowhere.json")}, r"quality file nowhere\.json can not be read"),
         ({"licenses": Path("nowhere.md")}, r"licence file nowhere\.md can not be read"),
         ({"calibration": Path("nowhere.json")}, r"calibration file nowhere\.json can not be read"),
@@ -190,6 +191,12 @@ def test_a_calibration_that_is_not_valid_is_refused(
     path = tmp_path / "calibration.json"
     path.write_text(json.dumps(document))
     fails(checkpoint, AgeSDKError, words, calibration=path)
+
+
+def test_figures_that_are_not_finite_are_refused(checkpoint: Path, tmp_path: Path) -> None:
+    path = tmp_path / "quality.json"
+    path.write_text('{"distance": NaN}')
+    fails(checkpoint, UsageError, r"NaN is not a JSON number", quality=path)
 
 
 def test_an_existing_folder_that_is_no_bundle_is_never_touched(checkpoint: Path) -> None:

@@ -36,7 +36,7 @@ def placed(
     height, width = canvas.shape[:2]
     drawn = cv2.warpAffine(small, transform, (width, height), flags=cv2.INTER_CUBIC)
     inside = cv2.warpAffine(np.full(small.shape[:2], 255, np.uint8), transform, (width, height)) == 255
-    canvas[inside] = drawn[inside]
+    np.copyto(canvas, drawn, where=inside[..., None])
     return points @ transform[:, :2].T + transform[:, 2]
 
 

@@ -9,6 +9,7 @@ from agesdk.faces.detector import (
     make_anchors,
     weighted_nms,
 )
+from agesdk.faces.frames import Source
 
 
 class OneAnswer:
@@ -49,7 +50,7 @@ def test_anchors_are_those_of_the_paper() -> None:
 def test_decoding_maps_a_box_to_the_picture() -> None:
     """Anchor 0 (centre 4, 4 of 128) moved by (60, 44) is at pixel edge (64, 48), times 5 in 640 pixels."""
     detector = FaceDetector(answer(0, 60, 44, 32))
-    complete_from, found = next(iter(detector.levels(np.zeros((640, 640, 3), np.uint8), 1e9)))
+    complete_from, found = next(iter(detector.levels(Source(np.zeros((640, 640, 3), np.uint8)), 1e9)))
     assert complete_from < 640 / 5
     assert found.centre.tolist() == [[pytest.approx(64 * 5 - 0.5), pytest.approx(48 * 5 - 0.5)]]
     assert found.side.tolist() == [pytest.approx(160)]
@@ -62,15 +63,17 @@ def test_decoding_maps_a_box_to_the_picture() -> None:
 
 
 def test_turned_windows_give_the_angle_back() -> None:
-    found = FaceDetector(answer(0, 60, 60, 32)).turned(np.zeros((640, 640, 3), np.uint8))
+    found = FaceDetector(answer(0, 60, 60, 32)).turned(Source(np.zeros((640, 640, 3), np.uint8)))
     assert np.allclose(found.centre, 319.5)
-    single = FaceDetector(answer(0, 60, 30, 32)).turned(np.zeros((640, 640, 3), np.uint8))
+    single = FaceDetector(answer(0, 60, 30, 32)).turned(Source(np.zeros((640, 640, 3), np.uint8)))
     assert sorted(np.round(np.degrees(single.angle)).tolist()) in ([-180, -90, 90], [-90, 90, 180])
 
 
 def test_faces_cut_by_an_inner_edge_of_a_window_are_left_to_its_neighbour() -> None:
     engine = answer(0, -2, 60, 40)
-    (_, first), (_, second) = FaceDetector(engine).levels(np.zeros((640, 640, 3), np.uint8), 640 * 0.19 / 2)
+    (_, first), (_, second) = FaceDetector(engine).levels(
+        Source(np.zeros((640, 640, 3), np.uint8)), 640 * 0.19 / 2
+    )
     assert len(first) == 1  # beyond the window lies no picture
     assert len(second) and np.all(second.centre[:, 0] < 20)  # only windows at the picture's left edge keep it
 
@@ -89,7 +92,7 @@ def test_windows_reach_every_pixel_at_every_level(width: int, height: int) -> No
 
 def test_number_of_windows_stays_bounded() -> None:
     engine = answer(0, 60, 60, 32, logit=-50)
-    for _ in FaceDetector(engine).levels(np.zeros((900, 1200, 3), np.uint8), 36):
+    for _ in FaceDetector(engine).levels(Source(np.zeros((900, 1200, 3), np.uint8)), 36):
         pass
     assert engine.windows < 200
 
@@ -115,5 +118,5 @@ def test_weighted_nms_averages_by_score_and_keeps_the_best_score() -> None:
 
 def test_nothing_above_the_threshold_gives_nothing() -> None:
     detector = FaceDetector(answer(0, 60, 60, 32, -1.0))
-    _, found = next(iter(detector.levels(np.zeros((INPUT_SIZE, 90, 3), np.uint8), 20)))
+    _, found = next(iter(detector.levels(Source(np.zeros((INPUT_SIZE, 90, 3), np.uint8)), 20)))
     assert len(found) == 0 and len(weighted_nms(found, 0.3)) == 0

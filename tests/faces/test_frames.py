@@ -2,7 +2,7 @@ import cv2
 import numpy as np
 import pytest
 
-from agesdk.faces.frames import cut, frame_step, make_frame, to_image
+from agesdk.faces.frames import Source, cut, frame_step, make_frame, to_image
 
 
 def test_a_frame_over_the_picture_itself_gives_the_picture() -> None:
@@ -53,3 +53,15 @@ def test_the_crop_of_a_large_area_equals_opencv_area_resize() -> None:
     crop = cut(image, make_frame(np.array([299.5, 299.5]), 600.0, 100), 100)
     reference = cv2.resize(image, (100, 100), interpolation=cv2.INTER_AREA)
     assert np.abs(crop[2:-2, 2:-2].astype(int) - reference[2:-2, 2:-2]).max() <= 6
+
+
+@pytest.mark.parametrize("side", [3000.0, 1200.0, 150.0])
+def test_a_source_cuts_what_the_picture_itself_gives(side: float) -> None:
+    """Large frames come from a reduced copy; it must not shift or blur them."""
+    rng = np.random.default_rng(4)
+    image = cv2.resize(
+        rng.integers(0, 256, (15, 20, 3), dtype=np.uint8), (4003, 3001), interpolation=cv2.INTER_CUBIC
+    )
+    frame = make_frame(np.array([2100.0, 1500.0]), side, 128, 0.3)
+    difference = Source(image).cut(frame, 128).astype(int) - cut(image, frame, 128)
+    assert np.abs(difference).mean() < 2.0 and abs(difference.mean()) < 0.2

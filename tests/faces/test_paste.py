@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 import pytest
 
-from agesdk.faces.paste import add_change, change, grain_level, missing_grain
+from agesdk.faces.paste import add_change, confine_to_detail, grain_level, matched_change, missing_grain
 from agesdk.faces.zones import ZONES, extract_crop, feather_mask
 
 SIZE = 128
@@ -56,7 +56,7 @@ def test_an_unchanged_crop_changes_nothing(transform):
     source = picture()
     crop = extract_crop(source, transform, SIZE)
     pasted = source.copy()
-    add_change(pasted, change(crop, crop, MASK), MASK, transform)
+    add_change(pasted, matched_change(crop, crop, MASK), MASK, transform)
     np.testing.assert_array_equal(pasted, source)
 
 
@@ -90,14 +90,14 @@ def test_a_blend_at_the_crops_scale_is_the_feathered_mixture():
 def test_a_tint_of_the_whole_result_does_not_show():
     crop = extract_crop(picture(), frame(1.0), SIZE)
     tinted = np.clip(crop + np.array([12, -9, 5]), 0, 255).astype(np.uint8)
-    assert np.abs(MASK[..., None] * change(tinted, crop, MASK)).max() <= 1.5
+    assert np.abs(MASK[..., None] * matched_change(tinted, crop, MASK)).max() <= 1.5
 
 
 def test_a_line_inside_survives_the_colour_match():
     crop = extract_crop(picture(), frame(1.0), SIZE)
     wrinkled = crop.copy()
     wrinkled[62:65, 30:98] = np.clip(wrinkled[62:65, 30:98].astype(int) - 40, 0, 255)
-    line = change(wrinkled, crop, MASK)[63, 40:88]
+    line = matched_change(wrinkled, crop, MASK)[63, 40:88]
     assert np.median(line) == pytest.approx(-40.0, abs=2.0)
 
 
@@ -139,3 +139,18 @@ def test_an_empty_mask_or_a_zone_outside_is_nothing():
     add_change(pasted, difference, MASK, frame(1.0, centre=(-500.0, 100.0)))
     np.testing.assert_array_equal(pasted, source)
     assert grain_level(source[:SIZE, :SIZE], np.zeros_like(MASK)) == 0.0
+
+
+def test_confined_to_detail_keeps_lines_and_leaves_shading_and_hue():
+    """A line of one hue becomes a darker line of the skin's own colour; a broad shade goes."""
+    source = np.full((SIZE, SIZE, 3), (180, 130, 100), np.uint8)
+    broad = np.zeros((SIZE, SIZE, 3), np.float32) - 15.0
+    line = np.zeros_like(broad)
+    line[63:65] = (0.0, -40.0, 0.0)
+    kept = confine_to_detail(broad + line, source, MASK, sigma=8.0, chroma=0.0)
+    assert np.abs(kept[:40, 50:78]).max() <= 2.0
+    at_line = kept[63, 64]
+    np.testing.assert_allclose(at_line / at_line[0], np.array([180, 130, 100]) / 180, atol=0.02)
+    luma = np.array([0.299, 0.587, 0.114])
+    assert at_line @ luma == pytest.approx(line[63, 64] @ luma, rel=0.15)
+    np.testing.assert_array_equal(confine_to_detail(line, source, MASK, 0.0, 1.0), line)

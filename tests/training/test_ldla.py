@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import runpy
 import signal
 import subprocess
 import sys
@@ -289,59 +290,38 @@ def test_prompts_are_those_of_the_paper(small_config: ConfigMaker, sd_folder: Pa
         build_models(config_from_dict(document))
 
 
-GRADIENT = """
-import sys
-import torch
-import yaml
-from accelerate import Accelerator
-from training.config import config_from_dict
-from training.ldla import Trainer
-from training.validation import prepare_batch
-
-torch.set_num_threads(1)
-trainer = Trainer(config_from_dict(yaml.safe_load(open(sys.argv[1]))), Accelerator(cpu=True))
-batch = prepare_batch(next(trainer._batches()), trainer.models, trainer.accelerator.device, "sample")
-terms, _ = trainer.wrapped(batch, 0, True)
-trainer.accelerator.backward(terms["total"])
-if trainer.accelerator.is_main_process:
-    torch.save({n: p.grad for n, p in trainer.models.objective.named_parameters()}, sys.argv[2])
-trainer.accelerator.end_training()
-"""
-
-
 def test_two_processes_have_the_gradient_of_one_with_the_double_batch(
     small_config: ConfigMaker, tmp_path: Path
 ) -> None:
-    (tmp_path / "gradient.py").write_text(GRADIENT)
+    script = Path(__file__).with_name("first_gradient.py")
+
+    def document(batch_size: int) -> dict[str, Any]:
+        stages = [{"steps": 1, "batch_size": batch_size, "learning_rate": 1e-3}]
+        found = small_config(objective={"cycle_batch": None}, stages=stages)
+        found["model"]["score_net_options"]["dropout"] = 0.0
+        return found
+
+    one, _ = runpy.run_path(str(script))["first_gradient"](document(4))
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(document(2)))
+    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    command = [
+        sys.executable,
+        *launcher,
+        str(script),
+        str(tmp_path / "config.yaml"),
+        str(tmp_path / "two.pt"),
+    ]
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    for processes, batch_size in ((1, 4), (2, 2)):
-        document = small_config(
-            objective={"cycle_batch": None},
-            stages=[{"steps": 1, "batch_size": batch_size, "learning_rate": 1e-3}],
-        )
-        document["model"]["score_net_options"]["dropout"] = 0.0
-        (tmp_path / "config.yaml").write_text(yaml.safe_dump(document))
-        command = [sys.executable, str(tmp_path / "gradient.py")]
-        if processes > 1:
-            launch = ["-m", "accelerate.commands.launch", "--cpu", "--num_processes", str(processes)]
-            options = ["--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no"]
-            command[1:1] = [
-                *launch,
-                *options,
-                "--num_cpu_threads_per_process",
-                "1",
-                "--main_process_port",
-                "0",
-            ]
-        command += [str(tmp_path / "config.yaml"), str(tmp_path / f"{processes}.pt")]
-        result = subprocess.run(
-            command, env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=120
-        )
-        assert result.returncode == 0, result.stderr[-2000:]
-    one, two = (torch.load(tmp_path / f"{n}.pt", weights_only=True) for n in (1, 2))
-    assert one.keys() == two.keys() and all(gradient is not None for gradient in one.values())
+    result = subprocess.run(
+        command, env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=900, check=False
+    )
+    assert result.returncode == 0, result.stderr[-2000:]
+    saved = torch.load(tmp_path / "two.pt", weights_only=True)
+    assert saved["processes"] == 2
+    two = saved["gradient"]
+    assert one.keys() == two.keys() and all(gradient.abs().sum() > 0 for gradient in one.values())
     for name in one:
-        torch.testing.assert_close(two[name], one[name], rtol=1e-4, atol=1e-6, msg=name)
+        torch.testing.assert_close(two[name], one[name], rtol=1e-3, atol=1e-6, msg=name)
 
 
 def test_command_line_trains_overrides_and_reports_errors(

@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from agesdk.faces.paste import add_change, change, missing_grain
+from agesdk.faces.paste import add_change, matched_change, missing_grain
 from agesdk.faces.zones import ZONES, extract_crop, zone_by_name
 
 torch = pytest.importorskip("torch")
@@ -112,7 +112,7 @@ def test_every_crop_and_the_whole_picture(sd, portrait, sampler, steps, strength
             monkeypatch,
         )
         assert psnr(result.zones[name].crop, expected) >= 50.0, name
-        difference = change(expected, crop, source.paste_mask)
+        difference = matched_change(expected, crop, source.paste_mask)
         difference += missing_grain(expected, crop, source.paste_mask, ZONES.index(zone))
         add_change(picture, difference, source.paste_mask, source.transform)
     assert psnr(result.image, picture) >= 50.0

@@ -1,0 +1,40 @@
+"""Calibration: curves against cases worked out by hand."""
+
+import numpy as np
+import pytest
+
+from training.calibrate import TARGETS, condition_curve, isotonic, reading_curve
+
+
+def test_isotonic_pools_violators() -> None:
+    # 3, 1 pool to their mean; 2 stays at least that.
+    assert isotonic(np.array([3.0, 1.0, 2.0, 5.0])).tolist() == [2.0, 2.0, 2.0, 5.0]
+    assert isotonic(np.array([3.0, 1.0]), np.array([3.0, 1.0])).tolist() == [2.5, 2.5]
+
+
+def test_condition_curve_inverts_what_the_model_reaches() -> None:
+    # A model that answers 0.2 + 0.5 c: target 0.45 needs c = 0.5.
+    curve, response = condition_curve(lambda c: np.full(3, 0.2 + 0.5 * c))
+    assert response[[0, -1]] == pytest.approx([0.2, 0.7])
+    targets, conditions = np.array(curve).T
+    assert tuple(targets) == TARGETS
+    assert np.interp(0.45, targets, conditions) == pytest.approx(0.5, abs=0.01)
+    assert conditions[0] == 0.0 and conditions[-1] == 1.0
+
+
+def test_condition_curve_keeps_rising_where_the_response_is_flat() -> None:
+    """Unreachable targets must not all become one picture."""
+    curve, _ = condition_curve(lambda c: np.array([max(0.3, c) * 0.9]))
+    assert (np.diff(np.array(curve)[:, 1]) > 0).all()
+
+
+def test_a_model_that_does_not_respond_is_left_uncalibrated() -> None:
+    curve, _ = condition_curve(lambda c: np.array([0.5]))
+    assert all(target == condition for target, condition in curve)
+
+
+def test_reading_curve_maps_readings_to_mean_scores() -> None:
+    readings = np.linspace(0.2, 0.8, 64)
+    curve = np.array(reading_curve(readings, (readings - 0.2) / 0.6))
+    assert np.interp(0.5, curve[:, 0], curve[:, 1]) == pytest.approx(0.5, abs=0.02)
+    assert (np.diff(curve, axis=0) >= 0).all()
