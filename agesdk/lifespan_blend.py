@@ -7,7 +7,7 @@ import numpy as np
 
 from agesdk.faces.align import inverse
 from agesdk.faces.frames import to_image
-from agesdk.faces.paste import add_change, change
+from agesdk.faces.paste import add_change, matched_change
 
 _GROWTH = 1.12
 """How far the mask reaches beyond the mesh, which ends at the hairline: hair and beard age too."""
@@ -41,7 +41,7 @@ def blend(
     """A copy of the photograph with the face aged, in its own colours.
 
     The difference between aged and source square is added under a soft mask, less the colour drift that the
-    autoencoder and the model leave outside it (`agesdk.faces.paste.change`).
+    autoencoder and the model leave outside it (`agesdk.faces.paste.matched_change`).
 
     Parameters
     ----------
@@ -57,5 +57,5 @@ def blend(
     points = to_image(inverse(transform), np.asarray(landmarks, np.float64)[:, :2])
     mask = face_mask(points, len(square))
     result = picture.copy()
-    add_change(result, change(aged, square, mask), mask, transform)
+    add_change(result, matched_change(aged, square, mask), mask, transform)
     return result
