@@ -6,6 +6,7 @@ import os
 import secrets
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -59,7 +60,7 @@ def write_animation(path: str | os.PathLike[str], frames: Sequence[np.ndarray], 
 def _write_gif(path: Path, frames: Sequence[np.ndarray], seconds: float) -> bool:
     if not hasattr(cv2, "imwriteanimation"):  # OpenCV before 4.11
         return False
-    animation = cv2.Animation()
+    animation: Any = cv2.Animation()
     animation.frames = list(frames)
     animation.durations = np.full(len(frames), round(1000 * seconds), np.int32)
     return bool(cv2.imwriteanimation(str(path), animation))
@@ -67,7 +68,7 @@ def _write_gif(path: Path, frames: Sequence[np.ndarray], seconds: float) -> bool
 
 def _write_mp4(path: Path, frames: Sequence[np.ndarray], seconds: float) -> bool:
     height, width = frames[0].shape[:2]
-    writer = cv2.VideoWriter(str(path), cv2.VideoWriter_fourcc(*"mp4v"), 1.0 / seconds, (width, height))
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"mp4v"), 1.0 / seconds, (width, height))
     try:
         if not writer.isOpened():
             return False

@@ -443,7 +443,7 @@ def _square(pixels: np.ndarray, face: Face | None, side: int) -> tuple[np.ndarra
     shorter = min(height, width)
     scale = shorter / side
     shift = np.array([(width - shorter) // 2, (height - shorter) // 2]) + 0.5 * scale - 0.5
-    return resize(centred_square(pixels), side, side), np.column_stack([np.eye(2) * scale, shift])
+    return resize(centred_square(pixels), side), np.column_stack([np.eye(2) * scale, shift])
 
 
 def _parts(runs: Sequence[LifespanRun], batch: int) -> list[list[LifespanRun]]:

@@ -67,15 +67,15 @@ def torch_taps(size: int, target: int, kind: Filter) -> Taps:
     return _quantised(starts, weights, bits)
 
 
-def resize(image: np.ndarray, height: int, width: int, kind: Filter = "lanczos") -> np.ndarray:
-    """Resize as ``PIL.Image.resize``: uint8 [H, W, 3] to uint8 [height, width, 3]."""
-    if image.shape[1] != width:
-        image = _across(image, pillow_taps(image.shape[1], width, kind))
-    if image.shape[0] != height:
-        image = _across(image.transpose(1, 0, 2), pillow_taps(image.shape[0], height, kind)).transpose(
-            1, 0, 2
-        )
-    return np.ascontiguousarray(image)
+def resize(image: np.ndarray, side: int, kind: Filter = "lanczos") -> np.ndarray:
+    """Resize a square as ``PIL.Image.resize`` does: uint8 [S, S, 3] to uint8 [side, side, 3].
+
+    (Of pictures that are stretched one way and shrunk the other, some versions of Pillow do the rows first.)
+    """
+    if image.shape[0] == side:
+        return np.ascontiguousarray(image)
+    taps = pillow_taps(image.shape[0], side, kind)
+    return np.ascontiguousarray(_across(_across(image, taps).transpose(1, 0, 2), taps).transpose(1, 0, 2))
 
 
 def centred_square(image: np.ndarray) -> np.ndarray:

@@ -9,6 +9,7 @@ layer with BatchNorm1d, an embedding of 512.
 from __future__ import annotations
 
 import copy
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -106,6 +107,8 @@ def folded(network: IResNet) -> IResNet:
 
 
 def _fold(parent: nn.Module, convolution: str, norm: str) -> None:
-    fused = fuse_conv_bn_eval(parent.get_submodule(convolution), parent.get_submodule(norm))  # type: ignore[type-var]
+    before: Any = parent.get_submodule(convolution)
+    after: Any = parent.get_submodule(norm)
+    fused = fuse_conv_bn_eval(before, after)
     setattr(parent, convolution, fused)
     setattr(parent, norm, nn.Identity())

@@ -209,11 +209,12 @@ class ClipImageEncoder(Graph):
     def __init__(self, clip: nn.Module, side: int, mean: Sequence[float], std: Sequence[float]) -> None:
         super().__init__()
         self.clip: Any = clip
-        target = int(clip.config.vision_config.image_size)  # type: ignore[union-attr]
+        config: Any = clip.config
+        target = int(config.vision_config.image_size)
         self.resize = Resize(torch_taps(side, target, "bicubic"), side)
         self.register_buffer("mean", torch.tensor(list(mean))[:, None, None])
         self.register_buffer("std", torch.tensor(list(std))[:, None, None])
-        width = int(clip.config.projection_dim)  # type: ignore[union-attr, arg-type]
+        width = int(config.projection_dim)
         self.inputs = (
             TensorSpec("image", "uint8", ("batch", side, side, 3)),
             TensorSpec("pixel_scale", "float32", ("batch",)),
@@ -284,7 +285,8 @@ class PromptEncoder(_Text):
         self.pooled = pooled
         outputs = [TensorSpec("hidden_states", "float32", ("batch", PROMPT_TOKENS, self.width))]
         if pooled:
-            width = int(text.config.projection_dim)  # type: ignore[union-attr, arg-type]
+            config: Any = text.config
+            width = int(config.projection_dim)
             outputs.append(TensorSpec("pooled", "float32", ("batch", width)))
         self.outputs = tuple(outputs)
 
@@ -300,9 +302,10 @@ class ClipTextEncoder(_Text):
     network = "clip"
 
     def __init__(self, clip: nn.Module) -> None:
-        super().__init__(clip.config.text_config)  # type: ignore[union-attr]
+        config: Any = clip.config
+        super().__init__(config.text_config)
         self.clip: Any = clip
-        width = int(clip.config.projection_dim)  # type: ignore[union-attr, arg-type]
+        width = int(config.projection_dim)
         self.outputs = (TensorSpec("features", "float32", ("batch", width)),)
 
     def forward(self, input_ids: Tensor) -> Tensor:

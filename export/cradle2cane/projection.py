@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_linear_bn_eval
 
@@ -45,7 +47,8 @@ def folded(projection: Projection) -> Projection:
     """The projection with every BatchNorm made part of the linear layer before it, in place of the original's
     weights: the hidden-state variant has 424 M of them, so they are not copied."""
     for index in range(0, DEPTH * _LAYERS_PER_STEP, _LAYERS_PER_STEP):
-        linear, norm = projection.layers[index], projection.layers[index + 1]
-        projection.layers[index] = fuse_linear_bn_eval(linear, norm)  # type: ignore[type-var]
+        linear: Any = projection.layers[index]
+        norm: Any = projection.layers[index + 1]
+        projection.layers[index] = fuse_linear_bn_eval(linear, norm)
         projection.layers[index + 1] = nn.Identity()
     return projection.eval()

@@ -37,7 +37,8 @@ def prompt_states(text: Any, tokenizer: Path, options: Options) -> dict[str, np.
             if hasattr(result, "text_embeds"):
                 pooled.append(result.text_embeds.numpy())
     shape = (len(ages), len(GENDERS))
-    found = {f"{tokenizer.name}_states": np.concatenate(states).reshape(*shape, PROMPT_TOKENS, -1)}
+    found: dict[str, np.ndarray] = {}
+    found[f"{tokenizer.name}_states"] = np.concatenate(states).reshape(*shape, PROMPT_TOKENS, -1)
     if pooled:
         found["pooled"] = np.concatenate(pooled).reshape(*shape, -1)
     return found
@@ -45,7 +46,6 @@ def prompt_states(text: Any, tokenizer: Path, options: Options) -> dict[str, np.
 
 def age_features(clip: Any, source: Source, options: Options) -> dict[str, np.ndarray]:
     """CLIP's features of "N years old", each of length 1, float32 [ages, P]."""
-
     ids = _tokens(source.turbo / "tokenizer", [AGE_TEXT.format(age=age) for age in _ages(options)])
     parts = []
     with torch.no_grad():

@@ -138,7 +138,7 @@ def test_arcface_hidden_state(variant: Variant) -> None:
 
     golden = variant.case(CASES[0])
     network = Source.open(variant.models).load_arcface()
-    pixels = resize(variant.golden["images/astronaut"], 112, 112, "bilinear") / np.float32(127.5) - 1
+    pixels = resize(variant.golden["images/astronaut"], 112, "bilinear") / np.float32(127.5) - 1
     pixels = pixels.astype(np.float32).transpose(2, 0, 1)[None]
     np.testing.assert_allclose(pixels, golden["arcface_input"], atol=1e-6)
     for candidate in (network, folded(network)):
