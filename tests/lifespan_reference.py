@@ -4,6 +4,7 @@ the published script on them."""
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -65,23 +66,28 @@ class Variant:
 
 
 def make_variant(name: str, reference: Path, vocabulary: Path, folder: Path) -> Variant:
+    """Write the checkpoint and export it; what ``folder`` holds from a run before is taken as it is."""
+    models = folder / "models"
+    golden = dict(np.load(reference / f"golden_{name}.npz", allow_pickle=False))
+    if not (folder / "fused" / "manifest.json").is_file():
+        shutil.rmtree(folder, ignore_errors=True)
+        script = [sys.executable, str(reference / "make_checkpoint.py"), str(models), "--variant", name]
+        made = subprocess.run([*script, "--bpe", str(vocabulary)], capture_output=True, text=True, check=True)
+        digest = str(golden["checkpoint_digest"])
+        assert digest in made.stdout, "this checkpoint is not the one that was recorded"
+        _export_both(models, folder)
+    return Variant(name, models, golden, Bundle.open(folder / "switch"), Bundle.open(folder / "fused"))
+
+
+def _export_both(models: Path, folder: Path) -> None:
     from export.cradle2cane import Options, export_cradle2cane
 
-    models = folder / "models"
-    script = [sys.executable, str(reference / "make_checkpoint.py"), str(models), "--variant", name]
-    made = subprocess.run(
-        [*script, "--bpe", str(vocabulary)], capture_output=True, text=True, check=True, env={**os.environ}
-    )
-    golden = dict(np.load(reference / f"golden_{name}.npz", allow_pickle=False))
-    assert str(golden["checkpoint_digest"]) in made.stdout, "this checkpoint is not the one that was recorded"
     options = Options(models, folder / "switch", text="both", ages=AGES, progress=False)
     export_cradle2cane(options)
-    switch = Bundle.open(folder / "switch")
-    fused = fused_bundle(switch, replace(options, bundle=folder / "fused", lora="fused"))
-    return Variant(name, models, golden, switch, fused)
+    fused_bundle(Bundle.open(folder / "switch"), replace(options, bundle=folder / "fused", lora="fused"))
 
 
-def fused_bundle(switch: Bundle, options: Any) -> Bundle:
+def fused_bundle(switch: Bundle, options: Any) -> None:
     """The bundle of ``--lora fused``: its UNets exported, everything else taken from the other bundle."""
     from agesdk.bundle import write_manifest
     from export.bundle_writer import BundleWriter
@@ -103,7 +109,6 @@ def fused_bundle(switch: Bundle, options: Any) -> Bundle:
             export_plan(plan, options, BundleWriter(options.bundle), components, {}, {})
     manifest = replace(switch.manifest, settings=settings, components=components, files=())
     write_manifest(options.bundle, manifest)
-    return Bundle.open(options.bundle)
 
 
 @dataclass

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 from pathlib import Path
 
 import pytest
@@ -42,16 +43,22 @@ def clip_vocabulary() -> Path:
     return path
 
 
+def _kept(name: str, factory: pytest.TempPathFactory) -> Path:
+    """A new folder; with AGESDK_LIFESPAN_CACHE one that stays, to spare the export when only tests change."""
+    cache = os.environ.get("AGESDK_LIFESPAN_CACHE")
+    return Path(cache) / name if cache else factory.mktemp(name) / name
+
+
 @pytest.fixture(scope="session")
 def variant_a(reference: Path, clip_vocabulary: Path, tmp_path_factory: pytest.TempPathFactory) -> Variant:
     """Thresholds 5 and 30, no SVR, Rotate-CLIP by angle, fp16 files of the UNet and the text encoders."""
-    return make_variant("a", reference, clip_vocabulary, tmp_path_factory.mktemp("variant_a"))
+    return make_variant("a", reference, clip_vocabulary, _kept("variant_a", tmp_path_factory))
 
 
 @pytest.fixture(scope="session")
 def variant_b(reference: Path, clip_vocabulary: Path, tmp_path_factory: pytest.TempPathFactory) -> Variant:
     """Thresholds 2 and 19, SVR, Rotate-CLIP by vector, files without a variant."""
-    return make_variant("b", reference, clip_vocabulary, tmp_path_factory.mktemp("variant_b"))
+    return make_variant("b", reference, clip_vocabulary, _kept("variant_b", tmp_path_factory))
 
 
 @pytest.fixture(scope="session", params=["a", "b"])
