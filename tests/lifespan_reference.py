@@ -19,6 +19,7 @@ from agesdk.lifespan_aging import LifespanAger, LifespanFace
 
 ROOT = Path(__file__).parents[1]
 SHARED = Path(os.environ.get("AGESDK_SHARED", ROOT.parent / "shared"))
+NAMES = ("a", "b")
 AGES = (10, 75)
 CASES = [
     f"{image}_{ages}_{gender}"
@@ -65,18 +66,48 @@ class Variant:
         }
 
 
-def make_variant(name: str, reference: Path, vocabulary: Path, folder: Path) -> Variant:
-    """Write the checkpoint and export it; what ``folder`` holds from a run before is taken as it is."""
-    models = folder / "models"
+def make_variants(reference: Path, vocabulary: Path, folder: Path) -> None:
+    """Write and export both checkpoints, side by side: tracing keeps one core busy each.
+
+    What ``folder`` holds already from a run before is taken as it is.
+    """
+    missing = [name for name in NAMES if not (folder / name / "fused" / "manifest.json").is_file()]
+    script = [sys.executable, "-m", "tests.lifespan_reference", str(reference), str(vocabulary)]
+    started = [
+        subprocess.Popen(
+            [*script, str(folder / name), name],
+            cwd=ROOT,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        for name in missing
+    ]
+    for process in started:
+        told, _ = process.communicate()
+        assert process.returncode == 0, told
+
+
+def load_variant(name: str, reference: Path, folder: Path) -> Variant:
+    """A variant that `make_variants` made."""
     golden = dict(np.load(reference / f"golden_{name}.npz", allow_pickle=False))
-    if not (folder / "fused" / "manifest.json").is_file():
-        shutil.rmtree(folder, ignore_errors=True)
-        script = [sys.executable, str(reference / "make_checkpoint.py"), str(models), "--variant", name]
-        made = subprocess.run([*script, "--bpe", str(vocabulary)], capture_output=True, text=True, check=True)
+    own = folder / name
+    return Variant(name, own / "models", golden, Bundle.open(own / "switch"), Bundle.open(own / "fused"))
+
+
+def make_variant(name: str, reference: Path, vocabulary: Path, folder: Path) -> None:
+    """Write one checkpoint, compare its digest with the recorded one, and export it."""
+    import torch
+
+    torch.set_num_threads(1)
+    shutil.rmtree(folder, ignore_errors=True)
+    models = folder / "models"
+    script = [sys.executable, str(reference / "make_checkpoint.py"), str(models), "--variant", name]
+    made = subprocess.run([*script, "--bpe", str(vocabulary)], capture_output=True, text=True, check=True)
+    with np.load(reference / f"golden_{name}.npz", allow_pickle=False) as golden:
         digest = str(golden["checkpoint_digest"])
-        assert digest in made.stdout, "this checkpoint is not the one that was recorded"
-        _export_both(models, folder)
-    return Variant(name, models, golden, Bundle.open(folder / "switch"), Bundle.open(folder / "fused"))
+    assert digest in made.stdout, "this checkpoint is not the one that was recorded"
+    _export_both(models, folder)
 
 
 def _export_both(models: Path, folder: Path) -> None:
@@ -127,3 +158,7 @@ class Prepared:
             ager = owner or variant.ager(**options)
             self.kept[key] = ager, ager.prepare(variant.golden[f"images/{image}"])
         return self.kept[key]
+
+
+if __name__ == "__main__":
+    make_variant(sys.argv[4], Path(sys.argv[1]), Path(sys.argv[2]), Path(sys.argv[3]))

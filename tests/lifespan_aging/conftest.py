@@ -12,7 +12,13 @@ torch = pytest.importorskip("torch")
 pytest.importorskip("diffusers")
 pytest.importorskip("transformers")
 
-from tests.lifespan_reference import SHARED, Prepared, Variant, make_variant  # noqa: E402
+from tests.lifespan_reference import (  # noqa: E402
+    SHARED,
+    Prepared,
+    Variant,
+    load_variant,
+    make_variants,
+)
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -43,22 +49,26 @@ def clip_vocabulary() -> Path:
     return path
 
 
-def _kept(name: str, factory: pytest.TempPathFactory) -> Path:
-    """A new folder; with AGESDK_LIFESPAN_CACHE one that stays, to spare the export when only tests change."""
+@pytest.fixture(scope="session")
+def variants(reference: Path, clip_vocabulary: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Both variants, each in its folder. With AGESDK_LIFESPAN_CACHE they stay in that folder, to spare the
+    export when only tests change."""
     cache = os.environ.get("AGESDK_LIFESPAN_CACHE")
-    return Path(cache) / name if cache else factory.mktemp(name) / name
+    folder = Path(cache) if cache else tmp_path_factory.mktemp("cradle2cane")
+    make_variants(reference, clip_vocabulary, folder)
+    return folder
 
 
 @pytest.fixture(scope="session")
-def variant_a(reference: Path, clip_vocabulary: Path, tmp_path_factory: pytest.TempPathFactory) -> Variant:
+def variant_a(reference: Path, variants: Path) -> Variant:
     """Thresholds 5 and 30, no SVR, Rotate-CLIP by angle, fp16 files of the UNet and the text encoders."""
-    return make_variant("a", reference, clip_vocabulary, _kept("variant_a", tmp_path_factory))
+    return load_variant("a", reference, variants)
 
 
 @pytest.fixture(scope="session")
-def variant_b(reference: Path, clip_vocabulary: Path, tmp_path_factory: pytest.TempPathFactory) -> Variant:
+def variant_b(reference: Path, variants: Path) -> Variant:
     """Thresholds 2 and 19, SVR, Rotate-CLIP by vector, files without a variant."""
-    return make_variant("b", reference, clip_vocabulary, _kept("variant_b", tmp_path_factory))
+    return load_variant("b", reference, variants)
 
 
 @pytest.fixture(scope="session", params=["a", "b"])
