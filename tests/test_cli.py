@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import json
 import os
 import signal
+import struct
 import subprocess
 import sys
+import termios
 from pathlib import Path
 
 import numpy as np
@@ -295,7 +298,8 @@ def test_an_interrupt_ends_with_code_130_and_leaves_nothing_half_written(
         "--bundle",
         str(zone_bundle),
     ]
-    terminal, stderr = os.openpty()  # a progress bar is drawn on a terminal only
+    terminal, stderr = os.openpty()  # a progress bar is drawn on a terminal only, and one that has columns
+    fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 80, 0, 0))
     process = subprocess.Popen(line, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=stderr)
     os.close(stderr)
     text = os.read(terminal, 1024)  # its first characters: thousands of steps to go
