@@ -18,7 +18,7 @@ import numpy as np
 from agesdk.bundle import Bundle
 from agesdk.errors import TargetError, UsageError
 from agesdk.faces.analyzer import FaceAnalyzer, select_face
-from agesdk.faces.paste import add_change, confine_to_detail, matched_change, missing_grain
+from agesdk.faces.paste import add_change, confine_to_detail, finest_detail, matched_change, missing_grain
 from agesdk.faces.types import Face
 from agesdk.faces.zones import ZONES, Targets, resolve_targets
 from agesdk.imaging import ImageSource, read_picture
@@ -181,7 +181,9 @@ class ZoneAger:
         results: dict[str, ZoneResult] = {}
         for number, wave in enumerate(run.waves):
             ticker.stage = f"wave {number + 1} of {len(run.waves)}"
-            made = self._age_wave(picture, [face.crops[name] for name in wave], run, noise, ticker, watch)
+            drops = [face.scores[name] - wanted[name] for name in wave]
+            crops = [face.crops[name] for name in wave]
+            made = self._age_wave(picture, crops, drops, run, noise, ticker, watch)
             for name, crop in zip(wave, made):
                 results[name] = ZoneResult(face.scores[name], wanted[name], None, None, number, crop)
         if refiner is not None:
@@ -201,12 +203,16 @@ class ZoneAger:
         self,
         picture: np.ndarray,
         sources: Sequence[ZoneCrop],
+        drops: Sequence[float],
         run: Run,
         noise: Mapping[str, np.ndarray],
         ticker: Ticker,
         watch: Stopwatch,
     ) -> np.ndarray:
-        """Age one wave in the picture, in place; what the model made of the crops, uint8 [B, S, S, 3]."""
+        """Age one wave in the picture, in place; what the model made of the crops, uint8 [B, S, S, 3].
+
+        ``drops``: by how much the score of each crop is to fall, negative where it is to rise.
+        """
         settings = self.model.settings
         with watch.stage("crops"):
             crops = [crop.retaken(picture) for crop in sources]
@@ -240,19 +246,21 @@ class ZoneAger:
         with watch.stage("vae_decoder"):
             made = self.model.decode(aged)
         with watch.stage("paste"):
-            for crop, result in zip(crops, made):
-                _paste(picture, crop, result, settings.detail_sigma, settings.chroma)
+            for crop, result, drop in zip(crops, made, drops):
+                _paste(picture, crop, result, drop, settings.detail_sigma, settings.chroma)
         ticker.advance(len(crops))
         return made
 
 
 def _paste(
-    picture: np.ndarray, crop: ZoneCrop, result: np.ndarray, detail_sigma: float, chroma: float
+    picture: np.ndarray, crop: ZoneCrop, result: np.ndarray, drop: float, detail_sigma: float, chroma: float
 ) -> None:
     """Put what the model made of a crop into the picture, in place."""
     mask = crop.paste_mask
     if crop.round_trip is not None:
         difference = result.astype(np.float32) - crop.round_trip
+        if detail_sigma > 0.0:
+            difference += finest_detail(crop.pixels, crop.round_trip, drop)
     else:
         difference = matched_change(result, crop.pixels, mask)
         difference += missing_grain(result, crop.pixels, mask, seed=ZONES.index(crop.zone))

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import json
 import os
 import signal
+import struct
 import subprocess
 import sys
-import time
+import termios
 from pathlib import Path
 
 import numpy as np
@@ -282,23 +285,29 @@ def test_what_the_bundle_or_the_machine_lacks_is_told(
 def test_an_interrupt_ends_with_code_130_and_leaves_nothing_half_written(
     zone_bundle: Path, tmp_path: Path
 ) -> None:
+    out = tmp_path / "older.png"
+    options = ["--uniform", "80", "--steps", "1000", "--strength", "1", "--threads", "1"]
     line = [
         sys.executable,
         "-m",
         "agesdk",
-        "demo",
-        "--out",
-        str(tmp_path / "out"),
+        "age",
+        str(PORTRAIT),
+        str(out),
+        *options,
         "--bundle",
         str(zone_bundle),
-        "--threads",
-        "1",
     ]
-    process = subprocess.Popen(line, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
-    while not (tmp_path / "out/younger.png").exists():
-        time.sleep(0.005)
+    terminal, stderr = os.openpty()  # a progress bar is drawn on a terminal only, and one that has columns
+    fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 80, 0, 0))
+    process = subprocess.Popen(line, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=stderr)
+    os.close(stderr)
+    text = os.read(terminal, 1024)  # its first characters: thousands of steps to go
     process.send_signal(signal.SIGINT)
-    _, text = process.communicate(timeout=60)
-    assert process.returncode == 130
-    assert "Traceback" not in text
-    assert {path.name for path in (tmp_path / "out").iterdir()} <= {"younger.png", "older.png"}
+    assert process.wait(timeout=60) == 130
+    with contextlib.suppress(OSError):  # how Linux says that the other end is closed
+        while more := os.read(terminal, 1024):
+            text += more
+    os.close(terminal)
+    assert b"Traceback" not in text
+    assert list(tmp_path.iterdir()) == []

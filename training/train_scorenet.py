@@ -26,7 +26,7 @@ class ScoreNetTraining:
     """One run. ``noise``: latents get Gaussian noise of a deviation up to this, so that ScoreNet does not
     live off what a decoder would not show."""
 
-    steps: int = 2500
+    steps: int = 1500
     batch_size: int = 64
     learning_rate: float = 2e-3
     weight_decay: float = 0.05

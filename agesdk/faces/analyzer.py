@@ -32,6 +32,8 @@ _SEARCH_MARGIN = 0.75
 _CERTAIN = 0.8
 # Beside the largest face, all faces of at least this share of its size are looked for.
 _COMPANION = 0.4
+# A face that is small in its window is placed badly and scores less than in the windows of the next level.
+_CLEARLY_BETTER = 0.05
 # Two meshes are the same face when more than this share of the smaller one's box lies in the other's.
 _SAME_FACE = 0.6
 
@@ -118,7 +120,7 @@ class FaceAnalyzer:
         source = Source(image)
         faces: list[Face] = []
         for complete_from, detections in self._detector.levels(source, _SEARCH_MARGIN * min_size):
-            faces = _distinct(faces + self._analyse(source, _outside(detections, faces)))
+            faces = _distinct(faces + self._analyse(source, _news(detections, faces)))
             _log.debug(
                 "faces from %.0f px: %d detections, %d faces", complete_from, len(detections), len(faces)
             )
@@ -127,7 +129,7 @@ class FaceAnalyzer:
         if all(face.score < _CERTAIN for face in faces):
             turned = self._analyse(source, self._detector.turned(source))
             certain = [face for face in turned if face.score >= _CERTAIN]
-            faces = _distinct(certain + faces) if faces else _distinct(turned)
+            faces = _distinct(faces + (certain if faces else turned))
         return sorted(faces, key=lambda face: -face.size)
 
     def refine(self, image: np.ndarray, landmarks: np.ndarray, score: float = 1.0) -> Face | None:
@@ -233,19 +235,20 @@ def _overlap(a: Face, b: Face) -> float:
 
 
 def _distinct(faces: list[Face]) -> list[Face]:
-    """One face where several meshes lie on it: the first of them."""
+    """One face where several meshes lie on it: the one with the highest score."""
     kept: list[Face] = []
-    for face in faces:
+    for face in sorted(faces, key=lambda face: -face.score):
         if all(_overlap(face, other) <= _SAME_FACE for other in kept):
             kept.append(face)
     return kept
 
 
-def _outside(detections: Detections, faces: Sequence[Face]) -> Detections:
-    """Detections whose centre lies in the box of none of the faces found before."""
-    centre = detections.centre
-    outside = np.ones(len(detections), bool)
-    for face in faces:
-        x0, y0, x1, y1 = face.bbox
-        outside &= (centre[:, 0] < x0) | (centre[:, 0] > x1) | (centre[:, 1] < y0) | (centre[:, 1] > y1)
-    return detections.take(outside)
+def _news(detections: Detections, faces: Sequence[Face]) -> Detections:
+    """Detections that lie in no face found before, or see such a face clearly better than before."""
+
+    def is_news(centre: np.ndarray, side: float, score: float) -> bool:
+        inside = [f for f in faces if np.all(centre >= f.bbox[:2]) and np.all(centre <= f.bbox[2:])]
+        return all(side > 0.5 * face.size and score > face.score + _CLEARLY_BETTER for face in inside)
+
+    news = [is_news(*item) for item in zip(detections.centre, detections.side, detections.score)]
+    return detections.take(np.array(news, bool))

@@ -15,6 +15,12 @@ import numpy as np
 
 from agesdk.faces.zones import pixels_per_crop_pixel
 
+FINEST_SHARE = 0.8
+"""Share of the detail below the autoencoder's reach that a full drop of the score takes away; pores stay."""
+
+_HUE_FLOOR = 4.0
+"""Levels squared: hues that differ by less are rounding, not colour."""
+
 _STRIP_ROWS = 512
 """Rows of the picture worked on at a time: memory stays small for faces of thousands of pixels."""
 
@@ -72,11 +78,36 @@ def confine_to_detail(
         weight = cv2.GaussianBlur(mask, (0, 0), sigma)
         difference = difference - coarse / np.maximum(weight, 1e-3)[..., None]
     if chroma < 1.0:
-        luma = np.array([0.299, 0.587, 0.114], np.float32)
-        colour = cv2.GaussianBlur(source.astype(np.float32), (0, 0), 2.0)
-        shaded = (difference @ luma / np.maximum(colour @ luma, 8.0))[..., None] * colour
-        difference = shaded + np.float32(chroma) * (difference - shaded)
+        colour = cv2.GaussianBlur(source.astype(np.float32), (0, 0), 6.0)
+        hue = _hue(difference, colour)
+        takes_away = (hue * _hue(source - colour, colour)).sum(axis=2) < -_HUE_FLOOR
+        share = cv2.GaussianBlur(takes_away.astype(np.float32), (0, 0), 1.0)
+        difference = difference - (1.0 - chroma) * (1.0 - share[..., None]) * hue
     return difference
+
+
+def _hue(change: np.ndarray, colour: np.ndarray) -> np.ndarray:
+    """A change less its change of lightness at the given colour, float32 [S, S, 3] in levels."""
+    luma = np.array([0.299, 0.587, 0.114], np.float32)
+    shade = change @ luma / np.maximum(colour @ luma, 8.0)
+    return np.asarray(change - shade[..., None] * colour)
+
+
+def finest_detail(source: np.ndarray, round_trip: np.ndarray, drop: float) -> np.ndarray:
+    """What to add so that smoothed skin is smooth down to what the autoencoder can not hold.
+
+    A residual paste keeps all that the autoencoder loses, the finest wrinkles among it. This takes a share
+    of that remainder away, which grows with how much younger the zone becomes. float32 [S, S, 3] in levels.
+
+    Parameters
+    ----------
+    source, round_trip:
+        uint8 [S, S, 3], a crop, and what the autoencoder makes of it.
+    drop:
+        Score before less target, in -1..1; nothing is taken away at 0 and below.
+    """
+    share = np.float32(FINEST_SHARE * min(max(drop, 0.0), 1.0))
+    return np.asarray(share * (round_trip.astype(np.float32) - source))
 
 
 def missing_grain(result: np.ndarray, reference: np.ndarray, mask: np.ndarray, seed: int) -> np.ndarray:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+import logging
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -39,6 +40,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--age-model", type=Path, metavar="FILE", help="the PyPI wheel or .onnx, or 'none'")
     parser.add_argument("--threads", type=int, default=1, help="of the runtime (default %(default)s)")
+    parser.add_argument("--min-age", type=float, default=0.0, help="leave out younger faces, in years")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, default=OUT, help="folder for the report (default %(default)s)")
     parser.add_argument("--full-size", action="store_true", help="also write each face's pictures unscaled")
@@ -61,12 +63,16 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.count < 0 or arguments.threads < 1:
         raise UsageError("--faces can not be negative, and --threads not less than 1")
     out = _writable(arguments.out)
+    # Skipped zones stand in the report; a warning at every target would drown the progress bar.
+    logging.getLogger("agesdk.zone_run").setLevel(logging.ERROR)
     torch.set_num_threads(arguments.threads)
     bundle = arguments.bundle or embedded_bundle("zone-aging")
     ager = ZoneAger.load(bundle, threads=arguments.threads)
     instruments, judge_report = _instruments(arguments)
     population = instruments.population
-    portraits = held_out_portraits(arguments.faces, population, arguments.count or None, arguments.seed)
+    portraits = held_out_portraits(
+        arguments.faces, population, arguments.count or None, arguments.seed, arguments.min_age
+    )
     sheets = ContactSheets(out, arguments.full_size)
     with tqdm(total=len(portraits), unit="face", disable=None) as bar:
         measurements, failures = measure_faces(

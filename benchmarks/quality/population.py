@@ -152,7 +152,7 @@ class Population:
 
 
 def held_out_portraits(
-    faces: Path, population: Population, count: int | None, seed: int = 0
+    faces: Path, population: Population, count: int | None, seed: int = 0, min_age: float = 0.0
 ) -> list[Portrait]:
     """Pictures of a folder that no training saw, spread over ages.
 
@@ -166,6 +166,8 @@ def held_out_portraits(
         With ``index.csv`` (columns ``file`` and optionally ``age``, ``source``), or just pictures.
     count:
         At most this many; None takes all.
+    min_age:
+        Pictures of younger people are left out; those of unknown age are kept.
 
     Raises
     ------
@@ -174,10 +176,10 @@ def held_out_portraits(
     """
     portraits = _portraits(faces)
     seen = set(population.file[population.split != HELD_OUT].tolist())
-    fresh = [portrait for portrait in portraits if portrait.file not in seen]
+    fresh = [p for p in portraits if p.file not in seen and not p.age < min_age]
     if not fresh:
         why = (
-            f"all {len(portraits)} of its pictures were used in training"
+            "all of its pictures were used in training or show younger faces"
             if portraits
             else "it holds no pictures"
         )

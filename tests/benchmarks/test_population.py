@@ -39,6 +39,11 @@ def test_a_few_faces_still_cover_young_and_old(population: Population, tmp_path:
     assert ages == [56.0, 60.0, 66.0] or ages == [56.0, 62.0, 66.0]
 
 
+def test_younger_faces_can_be_left_out(population: Population, tmp_path: Path) -> None:
+    portraits = held_out_portraits(faces(tmp_path), population, None, min_age=61)
+    assert [portrait.age for portrait in portraits] == [62.0, 64.0, 66.0]
+
+
 def test_ages_may_be_unknown(population: Population, tmp_path: Path) -> None:
     portraits = held_out_portraits(faces(tmp_path, ages=False), population, 4)
     assert len({portrait.file for portrait in portraits}) == 4

@@ -14,17 +14,13 @@ from onnx import TensorProto
 from export import parity
 from export.checkpoint import EXPECTED, load_module
 from export.errors import ParityError
-from export.graphs import ConditionEncoder, Denoise, Graph, VaeDecoder, VaeEncoder
+from export.graphs import Denoise, Graph, VaeDecoder
 from export.onnx_export import export_graph
 from export.precision import mixed_types
 
 MAKERS: dict[str, Callable[[Path], Graph]] = {
-    "vae_encoder": lambda c: VaeEncoder(load_module(c / "vae", EXPECTED["vae"]), 4, 8, (128, 128, 128)),
     "vae_decoder": lambda c: VaeDecoder(load_module(c / "vae", EXPECTED["vae"]), 4, 8, (128, 128, 128)),
     "denoise": lambda c: Denoise(load_module(c / "unet", EXPECTED["unet"]), 4, (16,) * 3, (2, 8), True),
-    "condition_encoder": lambda c: ConditionEncoder(
-        load_module(c / "condition_encoder", EXPECTED["condition_encoder"]), 8
-    ),
 }
 
 
@@ -63,14 +59,14 @@ def test_timesteps_keep_their_resolution(half: dict[str, Path]) -> None:
     assert {types[node.input[0]] for node in sinusoids} == {TensorProto.FLOAT}
 
 
-def test_norms_and_softmax_are_float32_islands(half: dict[str, Path]) -> None:
+def test_norms_are_float32_islands_and_attention_is_half(half: dict[str, Path]) -> None:
     model = onnx.shape_inference.infer_shapes(onnx.load(half["denoise"]))
     types = {value.name: value.type.tensor_type.elem_type for value in model.graph.value_info}
     by_op: dict[str, set[int]] = {}
     for node in model.graph.node:
         by_op.setdefault(node.op_type, set()).add(types.get(node.output[0], 0))
-    assert by_op["InstanceNormalization"] == by_op["Softmax"] == {TensorProto.FLOAT}
-    assert by_op["Conv"] == {TensorProto.FLOAT16}
+    assert by_op["InstanceNormalization"] == {TensorProto.FLOAT}
+    assert by_op["Conv"] == by_op["Softmax"] == {TensorProto.FLOAT16}
 
 
 def test_a_type_mix_that_onnx_lets_pass_is_found() -> None:

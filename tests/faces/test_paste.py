@@ -6,7 +6,15 @@ import cv2
 import numpy as np
 import pytest
 
-from agesdk.faces.paste import add_change, confine_to_detail, grain_level, matched_change, missing_grain
+from agesdk.faces.paste import (
+    FINEST_SHARE,
+    add_change,
+    confine_to_detail,
+    finest_detail,
+    grain_level,
+    matched_change,
+    missing_grain,
+)
 from agesdk.faces.zones import ZONES, extract_crop, feather_mask
 
 SIZE = 128
@@ -154,3 +162,36 @@ def test_confined_to_detail_keeps_lines_and_leaves_shading_and_hue():
     luma = np.array([0.299, 0.587, 0.114])
     assert at_line @ luma == pytest.approx(line[63, 64] @ luma, rel=0.15)
     np.testing.assert_array_equal(confine_to_detail(line, source, MASK, 0.0, 1.0), line)
+
+
+def test_confining_takes_out_shading_and_keeps_a_fine_line() -> None:
+    """A constant shift is shading and goes; what is left of a one-pixel line is most of it."""
+    source, mask = np.full((128, 128, 3), 120, np.uint8), np.ones((128, 128), np.float32)
+    shift = np.full((128, 128, 3), 12.0, np.float32)
+    assert np.abs(confine_to_detail(shift, source, mask, 6.0, 1.0)).max() < 1e-3
+    line = np.zeros_like(shift)
+    line[64] = -20.0
+    kept = confine_to_detail(line, source, mask, 6.0, 1.0)[64, 64, 0]
+    # A Gaussian of deviation 6 leaves 1 / (6 sqrt(2 pi)) of a line on it.
+    assert kept == pytest.approx(-20.0 * (1.0 - 1.0 / (6.0 * np.sqrt(2.0 * np.pi))), abs=0.1)
+
+
+def test_confining_turns_hue_into_shade_unless_it_takes_a_hue_away() -> None:
+    mask = np.ones((128, 128), np.float32)
+    plain = np.full((128, 128, 3), (160, 120, 100), np.uint8)
+    red = np.zeros((128, 128, 3), np.float32)
+    red[60:68, 60:68, 0] = 20.0
+    spread = confine_to_detail(red, plain, mask, 0.0, 0.0)[64, 64]
+    assert spread[1] > 0.0 and spread[0] / spread[1] == pytest.approx(160 / 120, rel=1e-3)
+    spotted = plain.copy()
+    spotted[60:68, 60:68, 0] += 40
+    assert confine_to_detail(-red, spotted, mask, 0.0, 0.0)[64, 64, 0] == pytest.approx(-20.0, abs=0.5)
+
+
+def test_finest_detail_is_taken_only_where_a_zone_becomes_younger() -> None:
+    rng = np.random.default_rng(0)
+    source = rng.integers(100, 140, (32, 32, 3), dtype=np.uint8)
+    smooth = np.full_like(source, 120)
+    assert not finest_detail(source, smooth, -0.5).any()
+    taken = finest_detail(source, smooth, 0.5)
+    assert np.allclose(taken, 0.5 * FINEST_SHARE * (120.0 - source), atol=1e-4)
