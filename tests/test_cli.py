@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import functools
 import json
 import os
 import signal
@@ -300,7 +301,9 @@ def test_an_interrupt_ends_with_code_130_and_leaves_nothing_half_written(
     ]
     terminal, stderr = os.openpty()  # a progress bar is drawn on a terminal only, and one that has columns
     fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 80, 0, 0))
-    process = subprocess.Popen(line, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=stderr)
+    # A shell's background job ignores interrupts, and its children inherit that.
+    heed = functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+    process = subprocess.Popen(line, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=stderr, preexec_fn=heed)
     os.close(stderr)
     text = os.read(terminal, 1024)  # its first characters: thousands of steps to go
     process.send_signal(signal.SIGINT)
