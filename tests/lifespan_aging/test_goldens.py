@@ -13,6 +13,7 @@ from agesdk.backends import run_batched
 from agesdk.diffusion.schedule import make_schedule
 from agesdk.lifespan_method import adaptive_strength
 from agesdk.lifespan_run import Overrides, resolve
+from agesdk.timing import Stopwatch
 from tests.lifespan_reference import CASES, Prepared, Variant
 
 CLOSE = 1e-4
@@ -79,12 +80,26 @@ def test_pictures_and_identity_tokens(
     np.testing.assert_allclose(embedding, golden["arcface_embedding"], atol=CLOSE, rtol=0)
     np.testing.assert_allclose(result.clip_embedding, golden["rotate_clip_embedding"][0], atol=CLOSE, rtol=0)
     np.testing.assert_allclose(result.tokens[1], golden["clip_token"][0], atol=CLOSE, rtol=0)
-    np.testing.assert_allclose(result.tokens[0], golden["face_token"][0], atol=CLOSE, rtol=0)
-    np.testing.assert_allclose(result.tokens, golden["cond_pass2"][0], atol=CLOSE, rtol=0)
+    # With SVR the face token also reads the first picture, where a level's difference is allowed; ArcFace and
+    # the projection carry that to some 1e-4 (test_face_token_from_the_published_first_picture leaves it out).
+    close = CLOSE if ager.model.settings.svr is None else 10 * CLOSE
+    np.testing.assert_allclose(result.tokens[0], golden["face_token"][0], atol=close, rtol=0)
+    np.testing.assert_allclose(result.tokens, golden["cond_pass2"][0], atol=close, rtol=0)
     assert_pictures_agree(result.first_pass_image, golden["aged_image"])
     assert_pictures_agree(result.image, golden["final_image"])
     assert result.settings["strength"] == golden["attr_strength"].item()
     assert result.settings["steps_run"] == [len(golden["timesteps_pass1"]), len(golden["timesteps_pass2"])]
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_face_token_from_the_published_first_picture(variant: Variant, prepared: Prepared, case: str) -> None:
+    golden = variant.case(case)
+    ager, person = prepared(variant, str(golden["image"]))
+    inputs = ager._face_token_inputs(person, [golden["aged_image"][None]], 1, Stopwatch())
+    assert inputs is not None
+    np.testing.assert_allclose(inputs[0], golden["face_project_input"][0], atol=CLOSE, rtol=0)
+    token = ager.model.face_tokens(inputs)[0]
+    np.testing.assert_allclose(token, golden["face_token"][0], atol=CLOSE, rtol=0)
 
 
 @pytest.mark.parametrize("case", CASES)
