@@ -220,22 +220,21 @@ def _load_pretrained(folder: Path, name: str) -> nn.Module:
 
     library = importlib.import_module(_PRETRAINED[name])
     options: dict[str, Any] = {"local_files_only": True, "use_safetensors": True, "output_loading_info": True}
-    stems = {path.name.split(".")[1] for path in folder.glob("*.*.safetensors")}
-    if "fp16" in stems and not any(path.name.count(".") == 1 for path in folder.glob("*.safetensors")):
+    names = [path.name for path in folder.glob("*.safetensors")]
+    if all(".fp16." in file for file in names):
         options["variant"] = "fp16"
     options["dtype" if library.__name__ == "transformers" else "torch_dtype"] = torch.float32
-    verbosity = library.logging.get_verbosity() if hasattr(library, "logging") else None
+    messages = importlib.import_module(f"{library.__name__}.utils.logging")
+    verbosity = messages.get_verbosity()
+    messages.set_verbosity_error()
+    messages.disable_progress_bar()
     try:
-        if verbosity is not None:
-            library.logging.set_verbosity_error()
         module, info = getattr(library, name).from_pretrained(str(folder), **options)
-    except (
-        Exception
-    ) as error:  # the libraries raise OSError, ValueError, RuntimeError, KeyError and their own
+    except Exception as error:  # the libraries raise OSError, ValueError, KeyError and their own
         raise CheckpointError(f"{folder} can not be loaded as {name}", _one_line(error)) from error
     finally:
-        if verbosity is not None:
-            library.logging.set_verbosity(verbosity)
+        messages.set_verbosity(verbosity)
+        messages.enable_progress_bar()
     missing = sorted(map(str, info["missing_keys"]))
     if missing:
         more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
