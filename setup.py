@@ -1,4 +1,4 @@
-"""Packaging of agesdk. Only the runtime is installed; training, export, engines and benchmarks run from a
+"""Packaging of agesdk. Only the runtime is installed; training, export and benchmarks run from a
 checkout.
 """
 

@@ -133,7 +133,8 @@ class ZoneAger:
             From `prepare`; it can be aged many times.
         targets:
             Aging score in 0..1 by zone ("forehead"), kind ("crows_feet": both sides) or group ("top", "left",
-            "all"); the more specific name wins, None leaves a zone untouched. One number is for all zones.
+            "all"); the more specific name wins. One number is for all zones. None: the zone is not treated,
+            but what a treated neighbour overlaps of it changes.
         strength, steps, guidance_scale:
             Image-to-image settings with diffusers' meaning; None takes the bundle's.
         ethnicity:
@@ -144,7 +145,7 @@ class ZoneAger:
             By zone name float32 [N, C, h, w] (and ``"refiner"``), instead of a seed; see
             `ZoneModel.noise_shape`.
         refine:
-            Finish with the bundle's refiner over the whole face.
+            Finish with the bundle's refiner over the whole face: then all of the face may change.
         sequential:
             One zone at a time, in the order of the waves, for comparison: the result is the same.
         progress:

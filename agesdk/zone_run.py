@@ -8,8 +8,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from agesdk.diffusion.schedule import Schedule, make_schedule
-from agesdk.errors import Cancelled, TargetError
+from agesdk.errors import Cancelled, TargetError, UsageError, ZoneError
 from agesdk.waves import make_waves
 from agesdk.zone_model import ZoneModel
 from agesdk.zone_prepared import PreparedFace
@@ -83,12 +85,19 @@ def resolve(
     steps = defaults.steps if steps is None else steps
     guidance_scale = defaults.guidance_scale if guidance_scale is None else guidance_scale
     sequential = defaults.sequential if sequential is None else sequential
+    if isinstance(steps, bool) or not isinstance(steps, (int, np.integer)):
+        raise UsageError(f"The number of steps is {steps!r}, not a whole number")
     if not (math.isfinite(guidance_scale) and guidance_scale >= 0.0):
         raise TargetError(f"The guidance scale is {guidance_scale}", "", "Give 0 or more; up to 1 means none")
     treated = {name: face.crops[name] for name in targets if name in face.crops}
     for name in targets:
         if name not in treated:
             _log.warning("%s is left as it is: %s", name, face.skipped[name])
+    if not treated:
+        reasons = "; ".join(f"{name}: {face.skipped[name]}" for name in targets)
+        raise ZoneError(
+            "None of the zones with a target can be treated", reasons, "Take another picture or zone"
+        )
     waves = make_waves({name: crop.transform for name, crop in treated.items()}, settings.crop_size)
     return Run(
         schedule=make_schedule(settings.scheduler, steps, strength),

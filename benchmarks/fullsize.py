@@ -153,7 +153,7 @@ def write_checkpoint(
         components["refiner"] = components["unet"]
     torch.manual_seed(seed)
     for name, make in components.items():
-        module = make().to(getattr(torch, dtype))
+        module = make() if dtype == "float32" else make().to(getattr(torch, dtype))
         _save(module, folder / name)
         logger.info("%s: %.1f M parameters", name, sum(p.numel() for p in module.parameters()) / 1e6)
         del module
@@ -246,8 +246,8 @@ def measure_wave(
     Returns
     -------
     dict
-        Seconds per stage (opening and hashing the bundle included), and the peak resident memory of the
-        process in GB after opening and at the end.
+        Wall and processor seconds per stage (opening includes hashing), and the peak resident memory
+        of the process in GB after opening and at the end.
     """
     import resource
 
@@ -258,12 +258,16 @@ def measure_wave(
     from agesdk.faces.zones import ZONES
     from agesdk.zone_model import ZoneModel
 
-    seconds: dict[str, float] = {}
+    seconds: dict[str, dict[str, float]] = {}
 
     def timed(stage: str, call: Callable[[], Any]) -> Any:
-        start = time.perf_counter()
+        wall, processor = time.perf_counter(), time.process_time()
         result = call()
-        seconds[stage] = round(time.perf_counter() - start, 2)
+        seconds[stage] = {
+            "wall": round(time.perf_counter() - wall, 2),
+            "processor": round(time.process_time() - processor, 2),
+        }
+        logger.info("%s: %s", stage, seconds[stage])
         return result
 
     def peak() -> float:

@@ -275,18 +275,17 @@ def _load_pretrained(folder: Path, name: str, variant: str | None) -> nn.Module:
     if variant is not None:
         options["variant"] = variant
     options["dtype" if library.__name__ == "transformers" else "torch_dtype"] = torch.float32
-    verbosity = library.logging.get_verbosity() if hasattr(library, "logging") else None
+    messages = importlib.import_module(f"{library.__name__}.utils.logging")
+    verbosity = messages.get_verbosity()
+    messages.set_verbosity_error()
+    messages.disable_progress_bar()
     try:
-        if verbosity is not None:
-            library.logging.set_verbosity_error()
         module, info = getattr(library, name).from_pretrained(str(folder), **options)
-    except (
-        Exception
-    ) as error:  # the libraries raise OSError, ValueError, RuntimeError, KeyError and their own
+    except Exception as error:  # the libraries raise OSError, ValueError, KeyError and their own
         raise CheckpointError(f"{folder} can not be loaded as {name}", _one_line(error)) from error
     finally:
-        if verbosity is not None:
-            library.logging.set_verbosity(verbosity)
+        messages.set_verbosity(verbosity)
+        messages.enable_progress_bar()
     missing = sorted(map(str, info["missing_keys"]))
     if missing:
         more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""

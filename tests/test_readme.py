@@ -42,3 +42,8 @@ def test_python_blocks_run(block: str, workplace: Path) -> None:
 @pytest.mark.parametrize("line", COMMANDS)
 def test_command_lines_run(line: str, workplace: Path) -> None:
     assert main(shlex.split(line, comments=True)[1:]) == 0
+
+
+def test_there_are_examples_and_no_placeholders() -> None:
+    assert PYTHON and any(line.startswith("agesdk demo") for line in COMMANDS)
+    assert "@@" not in TEXT
