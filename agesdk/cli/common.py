@@ -6,7 +6,6 @@ import argparse
 import json
 import math
 import os
-import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -174,11 +173,6 @@ def _plain(value: Any) -> Any:
     if hasattr(value, "tolist"):
         return value.tolist()
     return str(value)
-
-
-def warn(text: str) -> None:
-    """A line on stderr that is not an error."""
-    print(f"agesdk: {text}", file=sys.stderr)
 
 
 def output_folder(name: str, fix: str = "Choose another") -> Path:
