@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from training.autoencoder import SmallVAE
+from training.precision import channels_last, fastest
 from training.splits import split_of
 
 logger = logging.getLogger(__name__)
@@ -26,7 +27,7 @@ logger = logging.getLogger(__name__)
 class VAEConfig:
     """One run. ``batch_size`` is per process; crops are ``crop_size`` pixels cut from 128-pixel patches."""
 
-    steps: int = 3800
+    steps: int = 9000
     batch_size: int = 12
     crop_size: int = 64
     full_size_every: int = 8
@@ -101,7 +102,8 @@ def run(faces: Path, out: Path, config: VAEConfig, resume: bool = True) -> Small
     """Trains (or resumes) the autoencoder; the result is ``out/vae``. Patches take 1.5 GB of disk."""
     from training.checkpoint import save_component
 
-    accelerator = Accelerator(cpu=True) if not torch.cuda.is_available() else Accelerator()
+    cpu = not torch.cuda.is_available()
+    accelerator = Accelerator(cpu=cpu, mixed_precision=fastest() if cpu else "no")
     out.mkdir(parents=True, exist_ok=True)
     if accelerator.is_main_process:
         make_patches(faces, out / "patches.npy", config.patches_per_face, config.seed)
@@ -109,6 +111,7 @@ def run(faces: Path, out: Path, config: VAEConfig, resume: bool = True) -> Small
     patches = np.load(out / "patches.npy", mmap_mode="r")
     torch.manual_seed(config.seed)
     vae = SmallVAE()
+    channels_last(vae)
     optimizer = torch.optim.AdamW(
         vae.parameters(), lr=config.learning_rate, betas=(0.9, 0.99), weight_decay=1e-4
     )
@@ -127,9 +130,9 @@ def run(faces: Path, out: Path, config: VAEConfig, resume: bool = True) -> Small
             self.vae = vae
 
         def forward(self, image: Tensor) -> tuple[Tensor, Tensor]:
-            mean, logvar = self.vae.encode_raw(image)
+            mean, logvar = (moment.float() for moment in self.vae.encode_raw(image))
             latents = mean + torch.exp(0.5 * logvar) * torch.randn_like(mean)
-            output = self.vae.decode_raw(latents)
+            output = self.vae.decode_raw(latents).float()
             loss = reconstruction_loss(output, image, config.gradient_weight)
             return loss + config.kl_weight * kl_divergence(mean, logvar), F.mse_loss(
                 output.detach().clamp(-1, 1), image
