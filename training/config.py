@@ -239,7 +239,8 @@ class RunConfig:
 
     gradient_accumulation: int = 1
     """Micro-batches per optimiser step."""
-    mixed_precision: Literal["no", "bf16", "fp16"] = "no"
+    mixed_precision: Literal["auto", "no", "bf16", "fp16"] = "no"
+    """auto: bf16 where the hardware has matrix units for it (see `training.precision`), else float32."""
     ema_decay: float = 0.9999
     seed: int = 0
     workers: int = 0

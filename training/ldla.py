@@ -33,7 +33,7 @@ from tqdm import tqdm
 
 from agesdk.errors import AgeSDKError
 from agesdk.faces.zones import CROP_SIZE
-from training import checkpoint
+from training import checkpoint, precision
 from training.config import TrainingConfig, config_to_dict, load_config
 from training.data import CachedLatents, PositionBatches, Samples, SampleSpec, ZoneCrops
 from training.ema import EMA
@@ -81,7 +81,7 @@ def run(config: TrainingConfig, resume: bool = False) -> int:
         torch.set_num_threads(config.run.threads)
     accelerator = Accelerator(
         cpu=config.run.cpu,
-        mixed_precision=config.run.mixed_precision,
+        mixed_precision=precision.resolve(config.run.mixed_precision, config.run.cpu),
         gradient_accumulation_steps=config.run.gradient_accumulation,
     )
     return Trainer(config, accelerator).train(resume)
@@ -99,6 +99,7 @@ class Trainer:
         self.train_samples = self._samples(data, "train")
         self.validation_samples = self._samples(data, "val") if config.report.validate_every else None
         self.models.vae.module.to(accelerator.device)
+        precision.channels_last(self.models.objective)
         self.wrapped, self.optimizer = accelerator.prepare(self.models.objective, self._optimizer())
         self.wrapped_discriminator: Any = None
         self.discriminator_optimizer: Any = None

@@ -22,6 +22,7 @@ from torch.nn import functional as F
 
 from training.autoencoder import SmallVAE
 from training.latents import CropTable
+from training.precision import channels_last, resolve
 from training.train_vae import reconstruction_loss
 
 logger = logging.getLogger(__name__)
@@ -70,7 +71,8 @@ class PatchDiscriminator(nn.Module):
 
 def refine(zones: Path, vae: SmallVAE, state_path: Path, config: RefineConfig) -> SmallVAE:
     """Trains ``vae.decoder`` in place, or resumes from ``state_path``; returns ``vae``."""
-    accelerator = Accelerator(cpu=not torch.cuda.is_available())
+    cpu = not torch.cuda.is_available()
+    accelerator = Accelerator(cpu=cpu, mixed_precision=resolve("auto", cpu))
     table = CropTable.read(zones)
     crops = np.load(zones / "crops.npy", mmap_mode="r")
     rows = np.flatnonzero((table.split == "train") & np.isfinite(table.score))
@@ -78,6 +80,8 @@ def refine(zones: Path, vae: SmallVAE, state_path: Path, config: RefineConfig) -
     cumulative = np.cumsum(weight / weight.sum())
     torch.manual_seed(config.seed)
     discriminator = PatchDiscriminator()
+    channels_last(vae)
+    channels_last(discriminator)
     vae.requires_grad_(False)
     vae.decoder.requires_grad_(True)
     optimizer = torch.optim.AdamW(vae.decoder.parameters(), lr=config.learning_rate, betas=(0.5, 0.99))

@@ -25,7 +25,7 @@ def register(subparsers: Any) -> None:
     encode.add_argument("zones", type=Path, metavar="ZONES", help="output of prepare-zones")
     encode.add_argument("vae", type=Path, metavar="VAE", help="component folder of the small autoencoder")
     encode.add_argument("out", type=Path, metavar="OUT", help="folder to write")
-    encode.add_argument("--variants", type=int, default=4, help="variants of each crop (default %(default)s)")
+    encode.add_argument("--variants", type=int, default=6, help="variants of each crop (default %(default)s)")
     encode.add_argument("--processes", type=int, default=1, help="encoding processes (default %(default)s)")
     encode.set_defaults(run=encode_crops)
 

@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from training.autoencoder import SmallVAE
-from training.precision import channels_last, fastest
+from training.precision import channels_last, resolve
 from training.splits import split_of
 
 logger = logging.getLogger(__name__)
@@ -103,7 +103,7 @@ def run(faces: Path, out: Path, config: VAEConfig, resume: bool = True) -> Small
     from training.checkpoint import save_component
 
     cpu = not torch.cuda.is_available()
-    accelerator = Accelerator(cpu=cpu, mixed_precision=fastest() if cpu else "no")
+    accelerator = Accelerator(cpu=cpu, mixed_precision=resolve("auto", cpu))
     out.mkdir(parents=True, exist_ok=True)
     if accelerator.is_main_process:
         make_patches(faces, out / "patches.npy", config.patches_per_face, config.seed)
