@@ -76,6 +76,7 @@ class Options:
     bundle: Path
     precision: Precision = "fp32"
     keep_fp32: tuple[str, ...] = ()
+    half_storage: bool = False
     score_net: Path | None = None
     refiner: Path | None = None
     refiner_strength: float = 0.05
@@ -117,6 +118,11 @@ def register(subparsers: Any) -> None:
     )
     parser.add_argument(
         "--keep-fp32", action="append", default=[], metavar="COMPONENT", help="leave a component in float32"
+    )
+    parser.add_argument(
+        "--half-storage",
+        action="store_true",
+        help="round weights to float16 on disk, half the size; they are computed with as --precision says",
     )
     parser.add_argument(
         "--score-net", type=Path, metavar="FOLDER", help="use this ScoreNet, not the checkpoint's"
@@ -355,14 +361,18 @@ def _export_plan(
     from . import parity
     from .checkpoint import load_module
     from .onnx_export import export_graph
+    from .storage import round_to_half
 
-    graphs = plan.graphs(load_module(plan.folder, plan.classes), components)
+    module = load_module(plan.folder, plan.classes)
+    if options.half_storage:
+        round_to_half(module)
+    graphs = plan.graphs(module, components)
     records: dict[str, list[parity.Record]] = {}
     for name in plan.components:
         graph = graphs.pop(name)
         precision: Precision = "fp32" if name in options.keep_fp32 else options.precision
         records[name] = [parity.record(graph, sizes, seed) for seed, sizes in enumerate(graph.parity_sizes())]
-        files = export_graph(graph, writer.component_folder(name), precision)
+        files = export_graph(graph, writer.component_folder(name), precision, options.half_storage)
         components[name] = Component(
             name=name,
             precision=precision,
@@ -372,7 +382,7 @@ def _export_plan(
             profile=graph.profile,
         )
         writer.write_golden(name, records[name][0].as_golden())
-    del graph, graphs
+    del module, graph, graphs
     for name, recorded in records.items():
         component = components[name]
         differences[name] = parity.check(

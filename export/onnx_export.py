@@ -21,6 +21,7 @@ from onnx_ir.passes.common import RemoveUnusedNodesPass
 from .errors import ExportError
 from .graphs import Graph
 from .precision import mixed_types, to_half
+from .storage import store_halves
 
 logger = logging.getLogger(__name__)
 
@@ -34,8 +35,12 @@ whole."""
 Precision = Literal["fp32", "fp16"]
 
 
-def export_graph(graph: Graph, folder: Path, precision: Precision) -> tuple[str, ...]:
+def export_graph(
+    graph: Graph, folder: Path, precision: Precision, half_storage: bool = False
+) -> tuple[str, ...]:
     """Write ``model.onnx`` (and ``model.onnx.data``) to a folder.
+
+    ``half_storage``: see `export.storage`.
 
     Returns
     -------
@@ -58,6 +63,8 @@ def export_graph(graph: Graph, folder: Path, precision: Precision) -> tuple[str,
         raise ExportError(f"The exported {name} mixes types in {len(mixed)} nodes", f"The first: {mixed[0]}")
     _name_axes(model, graph)
     _strip(model)
+    if half_storage:
+        store_halves(model)
     size = sum(value.const_value.nbytes for value in model.graph.initializers.values() if value.const_value)
     if size > MAX_SINGLE_FILE_BYTES:
         ir.save(model, folder / MODEL_NAME, external_data=DATA_NAME)
