@@ -306,6 +306,8 @@ class TrainingConfig:
     """How validation grids are sampled, and the defaults written to the checkpoint; the paper's otherwise."""
     scheduler: SchedulerSettings | None = None
     """Noise schedule and prediction type; None: the checkpoint's, else the defaults of Stable Diffusion."""
+    provenance: dict[str, Any] = field(default_factory=dict)
+    """What a bundle shall say of its data and licences; the recipe and the steps are added."""
 
     def __post_init__(self) -> None:
         _require(len(self.stages) > 0, "stages", "must hold at least one stage")

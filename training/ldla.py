@@ -281,9 +281,10 @@ class Trainer:
             checkpoint.save_state(self.output / "states", self.step, self._state(), rng, extra, keep)
             provenance = {
                 "recipe": "python -m training ldla",
+                **self.config.provenance,
                 "steps": self.step,
                 "samples": self.position,
-                "config": json.loads(json.dumps(config_to_dict(self.config))),
+                "config": _without_folders(config_to_dict(self.config)),
             }
             with self.ema.applied(self.models.objective):
                 save_checkpoint(self.output / "checkpoint", self.models, self.config, provenance)
@@ -377,6 +378,18 @@ def _stop_requested(accelerator: Accelerator) -> Iterator[Any]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def _without_folders(document: dict[str, Any]) -> dict[str, Any]:
+    """A configuration for publication: its folders, which say how a machine is laid out, by name only."""
+    shown: dict[str, Any] = json.loads(json.dumps(document))
+    shown.pop("provenance")
+    places = [(shown, "output"), *((shown["data"], key) for key in ("folder", "latents"))]
+    places += [(shown["model"], key) for key in ("checkpoint", "vae", "score_net")]
+    for section, key in places:
+        if section[key] is not None:
+            section[key] = Path(section[key]).name
+    return shown
 
 
 def _differing(old: Any, new: Any, path: str = "") -> list[str]:

@@ -1,7 +1,8 @@
 """``python -m training reference-ldla``: the recipe of the embedded zone-aging bundle as one resumable
 command.
 
-    prepare-zones → vae → encode → scorenet → ldla → refine-decoder → calibrate → export
+    prepare-zones → vae → encode → scorenet → ldla → refine-decoder → calibrate
+        → draft bundle → judge → quality → bundle
 
 Every step is a command of its own that can also be run alone; a finished step is skipped, an interrupted one
 resumes. How long each took is kept in ``OUT/recipe.json``.
@@ -25,6 +26,9 @@ from agesdk.errors import AgeSDKError
 logger = logging.getLogger(__name__)
 
 CONFIG = Path(__file__).parent / "configs" / "reference.yaml"
+LICENCES = CONFIG.with_name("reference-licences.md")
+NAME = "agesdk-zone-small"
+QUALITY_FACES = 24
 
 
 class RecipeError(AgeSDKError):
@@ -46,6 +50,7 @@ def steps(faces: Path, out: Path, bundle: Path, scores: Path | None, overrides: 
     """The recipe's steps in order, for a folder of faces and an output folder."""
     zones, latents, vae, run = out / "zones", out / "latents", out / "vae", out / "ldla"
     score_net, refined = out / "score_net", out / "vae-refined"
+    draft, judge, quality = out / "draft", out / "judge", out / "quality"
     settings = [
         f"output={run}",
         f"data.folder={zones}",
@@ -55,6 +60,11 @@ def steps(faces: Path, out: Path, bundle: Path, scores: Path | None, overrides: 
         *overrides,
     ]
     given = [] if scores is None else ["--scores", str(scores)]
+
+    def export(target: Path) -> list[str]:
+        options = ["--half-storage", "--name", NAME, "--licenses", str(LICENCES)]
+        return ["ldla", str(run / "checkpoint"), str(target), *options]
+
     return [
         Step("prepare-zones", ["prepare-zones", str(faces), str(zones), *given], zones / "DONE"),
         Step("vae", ["vae", str(faces), str(out)], vae / "config.json", distributed=True),
@@ -77,9 +87,22 @@ def steps(faces: Path, out: Path, bundle: Path, scores: Path | None, overrides: 
             distributed=True,
         ),
         Step("calibrate", ["calibrate", str(run), "--vae", str(refined)], run / "CALIBRATED"),
+        Step("draft", export(draft), draft / "manifest.json", package="export"),
+        Step("judge", ["judge", str(zones), str(judge)], judge / "config.json"),
+        Step(
+            "quality",
+            [
+                "quality-zone",
+                str(faces),
+                *("--bundle", str(draft), "--data", str(zones), "--judge", str(judge)),
+                *("--faces", str(QUALITY_FACES), "--out", str(quality)),
+            ],
+            quality / "quality.json",
+            package="benchmarks",
+        ),
         Step(
             "export",
-            ["ldla", str(run / "checkpoint"), str(bundle)],
+            [*export(bundle), "--quality", str(quality / "quality.json")],
             bundle / "manifest.json",
             package="export",
         ),

@@ -103,6 +103,7 @@ def run(arguments: argparse.Namespace) -> int:
         "failures": failures,
     }
     report.write_json(complete, out / "report.json")
+    report.write_json(report.short(complete), out / "quality.json")
     report.write_crops(crops, figures["targets"], out / "crops.csv")
     (out / "report.txt").write_text(report.table(complete) + "\n", encoding="utf-8")
     print((out / "report.json").read_text(encoding="utf-8") if arguments.json else report.table(complete))

@@ -89,6 +89,21 @@ def _cell(value: object) -> str:
     return f"{value:.5g}" if isinstance(value, float) else str(value)
 
 
+def short(report: Mapping[str, Any]) -> dict[str, Any]:
+    """What a bundle's manifest says of its quality; ``export ldla --quality`` takes it."""
+    figures = report["figures"]
+    identity = figures["identity"]
+    said = {
+        "command": "python -m benchmarks quality-zone FACES_DIR",
+        "faces": figures["faces"],
+        "crops": figures["crops"],
+        "identity_distance_mean": identity["mean_by_target"][f"{max(figures['targets']):g}"],
+    }
+    if age := figures.get("apparent_age"):
+        said["apparent_age_shift_years"] = age["shift_lowest_to_highest"]
+    return said | {demand.name: demand.value for demand in demands(figures)}
+
+
 def table(report: Mapping[str, Any]) -> str:
     """The figures as text: demands, figures by target, zone and skin tone, and the Fréchet distances."""
     figures = report["figures"]

@@ -103,6 +103,9 @@ def test_a_monotone_local_ager_is_measured_as_such(
     assert set(report["failures"]) == {"blank.png"}
     assert report["provenance"]["versions"]["numpy"] == np.__version__
     assert figures["seconds"]["one_megapixel"]["total"] > 0
+    said = json.loads((measured / "out" / "quality.json").read_text())
+    assert said["faces"] == 2
+    assert said["wrinkle index against target, Spearman per crop"] == figures["wrinkle_index"]["spearman"]
     names = {path.relative_to(measured / "out").as_posix() for path in (measured / "out").rglob("*.png")}
     assert names == {"sheet-01.png", "faces/a.png", "faces/b.png"}
 

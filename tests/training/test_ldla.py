@@ -104,7 +104,10 @@ def test_run_leaves_a_complete_checkpoint_with_averaged_weights(
     report = {"validate_every": 1, "grid_crops": 2, "grid_targets": [0.5], "tensorboard": True}
     config = config_from_dict(
         small_config(
-            stages=stages, report=report, inference={"steps": 4, "strength": 0.5, "guidance_scale": 2.0}
+            stages=stages,
+            report=report,
+            inference={"steps": 4, "strength": 0.5, "guidance_scale": 2.0},
+            provenance={"data": "noise"},
         )
     )
     assert run(config) == 0
@@ -121,6 +124,8 @@ def test_run_leaves_a_complete_checkpoint_with_averaged_weights(
     index = json.loads((folder / "model_index.json").read_text())
     assert (index["_class"], index["mode"], index["paste"]) == ("agesdk-ldla", "conditioned", "residual")
     assert index["defaults"]["guidance_scale"] == 2.0 and index["provenance"]["steps"] == 2
+    assert index["provenance"]["data"] == "noise"
+    assert str(tmp_path) not in json.dumps(index["provenance"]), "a published file names a machine's folders"
     scheduler = json.loads((folder / "scheduler" / "scheduler_config.json").read_text())
     assert scheduler["prediction_type"] == "v_prediction"
     pictures = sorted(path.name for path in (output / "grids").iterdir())
