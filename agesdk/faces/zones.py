@@ -34,15 +34,18 @@ _EYE_LEFT, _EYE_RIGHT, _MOUTH = (33, 133), (362, 263), (61, 291)
 
 # The octagon inside which a crop may change, as fractions of the crop's side.
 _OCTAGON = (
-    (0.27, 0.04),
-    (0.73, 0.04),
-    (0.96, 0.27),
-    (0.96, 0.73),
-    (0.73, 0.96),
-    (0.27, 0.96),
-    (0.04, 0.73),
-    (0.04, 0.27),
+    (0.25, 0.015),
+    (0.75, 0.015),
+    (0.985, 0.25),
+    (0.985, 0.75),
+    (0.75, 0.985),
+    (0.25, 0.985),
+    (0.015, 0.75),
+    (0.015, 0.25),
 )
+FEATHER = 0.26
+"""Width of the ramp from untouched to fully treated, as a share of the crop's side: wide enough that a treated
+zone has no outline in untreated skin."""
 
 
 @dataclass(frozen=True)
@@ -269,12 +272,13 @@ def feather_mask(zone: Zone, size: int = CROP_SIZE) -> np.ndarray:
     """How much each crop pixel may change, float32 [size, size] in 0..1: 0 outside the feather polygon, 1
     well inside.
 
-    The ramp is a raised cosine over 14 % of the side, so that neither the edit nor its gradient has an edge.
+    The ramp is a raised cosine over `FEATHER` of the side, so that neither the edit nor its gradient has an
+    edge.
     """
     polygon = np.round(np.array(zone.feather) * size).astype(np.int32)
     inside = cv2.fillPoly(np.zeros((size, size), np.uint8), [polygon], 1)
     distance = cv2.distanceTransform(inside, cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
-    ramp = np.clip(distance / (0.14 * size), 0.0, 1.0)
+    ramp = np.clip(distance / (FEATHER * size), 0.0, 1.0)
     mask = (0.5 - 0.5 * np.cos(np.pi * ramp)).astype(np.float32)
     mask.setflags(write=False)
     return mask
