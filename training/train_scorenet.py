@@ -17,6 +17,7 @@ from agesdk.faces.zones import ZONE_KINDS
 from training.checkpoint import latest_state, load_state, new_component, save_component, save_state
 from training.config import DataConfig
 from training.data import CachedLatents, Samples, SampleSpec, ZoneCrops
+from training.precision import channels_last, resolve
 
 logger = logging.getLogger(__name__)
 
@@ -54,6 +55,8 @@ def run(
     net = new_component(
         "ScoreNet", {"latent_channels": shape[2], "zones": len(ZONE_KINDS)} | (options or {})
     ).train()
+    channels_last(net)
+    fast = resolve("auto", cpu=True) == "bf16"
     optimizer = torch.optim.AdamW(net.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, config.learning_rate, total_steps=config.steps)
     objects = {"net": net, "optimizer": optimizer, "schedule": schedule}
@@ -69,7 +72,9 @@ def run(
         latents = np.stack([b["latents"] for b in batch]) + strength * np.stack([b["noise"] for b in batch])
         zone = torch.from_numpy(np.stack([b["zone"] for b in batch]))
         score = torch.from_numpy(np.stack([b["score"] for b in batch]))
-        loss = F.mse_loss(net(torch.from_numpy(latents), zone), score)
+        with torch.autocast("cpu", torch.bfloat16, enabled=fast):
+            predicted = net(torch.from_numpy(latents), zone)
+        loss = F.mse_loss(predicted.float(), score)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         optimizer.step()
