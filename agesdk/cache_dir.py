@@ -41,6 +41,6 @@ def cache_folder(*parts: str) -> Path:
         raise OutputError(
             f"The cache folder {folder} can not be used",
             error.strerror or str(error),
-            "Correct its owner and mode (`chmod 700`), or name another one in the environment variable AGESDK_CACHE",
+            "Run `chmod 700` on it, or name another one in the environment variable AGESDK_CACHE",
         ) from None
     return folder
