@@ -31,7 +31,7 @@ logger = logging.getLogger(__name__)
 
 
 def cached_graph(
-    bundle: Bundle, component: str, ort_version: str, save: Callable[[Path], None], smallest: int = SMALLEST
+    bundle: Bundle, component: str, ort_version: str, save: Callable[[Path], None]
 ) -> Path | None:
     """The optimised graph of a component, made by ``save`` (to a path) if it is not there.
 
@@ -42,7 +42,7 @@ def cached_graph(
     files = bundle.component(component).files
     entries = [entry for entry in bundle.manifest.files if entry.path in files]
     size = sum(entry.size for entry in entries)
-    if size < smallest:
+    if size < SMALLEST:
         return None
     parts = [entry.sha256 for entry in entries], ort_version, platform.machine(), cpu_features()
     key = hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:32]

@@ -28,10 +28,12 @@ CPU_PACKAGES = {"agesdk": "0.1.0", "onnxruntime": "1.31.1"}
 
 @dataclass(frozen=True)
 class RecordedHost(Host):
-    """A machine of files under ``root``, with what its ``nvidia-smi`` printed."""
+    """A machine of files under ``root``, with what its ``nvidia-smi`` printed and how it is called."""
+
+    nvidia_smi: str = "nvidia-smi"
 
     def run(self, *command: str, timeout: float = 20.0) -> Done | None:
-        if "nvidia-smi" not in command[0]:
+        if command[0] != self.nvidia_smi:
             return None
         failure = self.read("nvidia-smi-failure.txt")
         if failure is not None:
@@ -71,6 +73,17 @@ def only_the_cpu(name: str) -> Trial:
 def test_gpus_and_driver(name: str, gpus: tuple[Gpu, ...], cuda: str) -> None:
     nvidia = look_at_nvidia(machine(name))
     assert (nvidia.gpus, nvidia.driver_cuda, nvidia.problem) == (gpus, cuda, None)
+
+
+@pytest.mark.parametrize(
+    ("name", "command"),
+    [
+        ("laptop-windows", r"C:\Windows\System32\nvidia-smi.exe"),
+        ("turing-wsl", "/usr/lib/wsl/lib/nvidia-smi"),
+    ],
+)
+def test_nvidia_smi_is_found_where_it_is_not_on_the_path(name: str, command: str) -> None:
+    assert len(look_at_nvidia(RecordedHost(MACHINES / name, command)).gpus) == 1
 
 
 @pytest.mark.parametrize(
