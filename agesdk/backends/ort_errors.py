@@ -124,7 +124,7 @@ _RULES = (
         _UPGRADE,
     ),
     _Rule(
-        r"(?P<op>\S+)\(-?\d+\) is not a registered function/op",
+        r"(?P<op>[\w.:]{1,99})\(-?\d+\) is not a registered function/op",
         "it has the operator {op}, which this ONNX Runtime does not have",
         _UPGRADE,
     ),

@@ -184,7 +184,7 @@ def provider_options(provider: Provider, component: Component) -> dict[str, str]
     first and again for others, and a folder of the user's cache for what they compile.
     """
     if provider.name == "cuda":
-        return {"device_id": str((provider.memory or ("", 0, 0))[1])}
+        return {"device_id": "0"}
     if provider.name not in ("tensorrt", "tensorrt-rtx"):
         return {}
     folder = str(cache_folder("onnxruntime", provider.name))

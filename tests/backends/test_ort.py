@@ -260,7 +260,7 @@ def test_a_hidden_gpu_runtime_is_told_with_the_command_that_repairs_it(bundle, m
     both = {"onnxruntime": "1.32.0", "onnxruntime-gpu": "1.31.1"}
     monkeypatch.setattr("agesdk.backends.ort_session.installed_runtimes", lambda: both)
     monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: ["CPUExecutionProvider"])
-    with pytest.raises(BackendError, match="both installed.*pip uninstall -y onnxruntime onnxruntime-gpu"):
+    with pytest.raises(BackendError, match=r"both installed.*pip uninstall -y onnxruntime onnxruntime-gpu"):
         load_engine(bundle, "sum", provider="cuda")
 
 

@@ -1,5 +1,5 @@
-"""What ONNX Runtime says, turned into advice: real messages where this machine provokes them, recorded ones of
-ONNX Runtime 1.31 and 1.32 where it takes a GPU's packages."""
+"""What ONNX Runtime says, turned into advice: real messages where any machine provokes them, recorded ones
+of ONNX Runtime 1.31 and 1.32 where it takes a GPU's packages."""
 
 from __future__ import annotations
 
@@ -140,7 +140,7 @@ def test_out_of_memory(tmp_path):
         ),
         # As public issues of ONNX Runtime quote them.
         (
-            'LoadLibrary failed with error 126 "" when trying to load "C:\\x\\onnxruntime_providers_cuda.dll"',
+            'LoadLibrary failed with error 126 "" when trying to load "C:\\onnxruntime_providers_cuda.dll"',
             "library it depends on",
             "CUDA and cuDNN",
         ),
