@@ -38,6 +38,7 @@ COMMANDS = (
     ["lifespan"],
     ["analyze"],
     ["demo"],
+    ["doctor"],
     ["bundle"],
     ["bundle", "info"],
     ["bundle", "verify"],

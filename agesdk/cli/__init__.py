@@ -53,7 +53,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def build_parser() -> argparse.ArgumentParser:
     """The parser of all commands; every command sets ``run`` to its function."""
-    from agesdk.cli import age, analyze, bundle, demo, lifespan
+    from agesdk.cli import age, analyze, bundle, demo, doctor, lifespan
 
     parser = argparse.ArgumentParser(
         prog="agesdk",
@@ -62,7 +62,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"agesdk {__version__}")
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
-    for module in (age, lifespan, analyze, demo, bundle):
+    for module in (age, lifespan, analyze, demo, doctor, bundle):
         module.add_parser(commands)
     return parser
 
