@@ -218,10 +218,6 @@ def read_settings(checkpoint: Checkpoint, options: Options) -> ZoneAgingSettings
 
     index = checkpoint.index
     mode = index.get("mode", "plain")
-    if index.get("ancestries"):
-        raise CheckpointError(
-            f"{checkpoint.folder} names ancestries", "no condition encoder of this project takes them"
-        )
     zones = list(index.get("zones", ZONE_KINDS))
     vae = read_config(checkpoint.folder / "vae")
     if checkpoint.has_text:
@@ -231,7 +227,8 @@ def read_settings(checkpoint: Checkpoint, options: Options) -> ZoneAgingSettings
             "zone_names": {zone: zone.replace("_", " ") for zone in zones} | index.get("zone_names", {}),
         }
     else:
-        condition = {"type": "learned", "zones": zones}
+        encoder = read_config(checkpoint.folder / "condition_encoder")
+        condition = {"type": "learned", "zones": zones, "ancestries": encoder.get("ancestries", [])}
     defaults = CONDITIONED_DEFAULTS if mode == "conditioned" else PAPER_DEFAULTS
     document: dict[str, Any] = {
         "mode": mode,

@@ -50,7 +50,8 @@ class DataConfig:
     dark_skin_weight: float = 1.0
     """Crops in the lowest quarter of skin lightness are drawn this much as often as others."""
     ethnicity: bool = False
-    """Use the ``ancestry`` column in text prompts (the template with ethnicity)."""
+    """Condition on the ``ancestry`` column: by the prompt template with ethnicity, or by a learned embedding
+    of each ancestry."""
 
     def __post_init__(self) -> None:
         for name in ("old_weight", "dark_skin_weight"):
@@ -113,6 +114,9 @@ class ConditionConfig:
     None: as in the paper both losses are taken on every sample, at twice the cost."""
     ethnicity_share: float = 0.5
     """With ``data.ethnicity``: share of full prompts that name the ethnicity."""
+    ancestries: tuple[str, ...] = ()
+    """Learned condition with ``data.ethnicity``: the ancestries it knows; others count as not named. Empty:
+    all of the ``ancestry`` column."""
 
     def __post_init__(self) -> None:
         for name in ("full_template", "full_ethnicity_template"):
@@ -128,6 +132,12 @@ class ConditionConfig:
             "must lie in (0, 1) or be null",
         )
         _require(0.0 <= self.ethnicity_share <= 1.0, "ethnicity_share", "must lie in [0, 1]")
+        _require(not self.ancestries or self.type == "learned", "ancestries", "are of a learned condition")
+        _require(
+            all(self.ancestries) and len(set(self.ancestries)) == len(self.ancestries),
+            "ancestries",
+            "must be distinct names, none of them empty",
+        )
 
 
 @dataclass(frozen=True)
@@ -315,6 +325,11 @@ class TrainingConfig:
                 "model.checkpoint",
                 "is missing: a text condition needs one",
             )
+        _require(
+            not self.condition.ancestries or self.data.ethnicity,
+            "condition.ancestries",
+            "is of no use without data.ethnicity",
+        )
         if self.model.mode == "plain":
             for index, stage in enumerate(self.stages):
                 key = f"stages[{index}].adversarial"
