@@ -64,6 +64,7 @@ def test_version_and_help_go_to_stdout() -> None:
         (["age", "a.jpg", "b.png", "--zone", "forehead=much"], "not a percentage"),
         (["age", "a.jpg", "b.png", "--zone", "forhead=50"], "Did you mean 'forehead'"),
         (["age", "a.jpg", "b.png", "--zone", "forehead=keep"], "No zone has a target"),
+        (["age", "a.jpg", "b.png", "--zone", "forehead=None"], "No zone has a target"),
         (["age", "a.jpg", "b.png", "--uniform", "-1"], "outside 0 to 100 percent"),
         (["age", "a.jpg", "b.png", "--uniform", "50", "--strength", "2"], "outside 0 to 1"),
         (["age", "a.jpg", "b.png", "--uniform", "50", "--steps", "0"], "below 1"),
@@ -167,7 +168,7 @@ def test_age_writes_a_marked_picture_and_tells_scores(zone_bundle: Path, tmp_pat
     settings = read_settings(out)
     assert settings is not None
     assert settings["seed"] == 7
-    assert settings["targets"] == {"nasolabial_left": 0.8}
+    assert settings["targets"] == {"nasolabial_left": 0.8, "nasolabial_right": None}
     before, after = read_image(PORTRAIT), read_image(out)
     changed = np.argwhere((before != after).any(axis=2))
     assert before.shape == after.shape

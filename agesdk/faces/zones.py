@@ -132,11 +132,27 @@ def expand(name: str) -> tuple[Zone, ...]:
     return found
 
 
-def resolve_targets(targets: Targets) -> dict[str, float]:
-    """Target score per zone name, in table order, from what a caller writes.
+@dataclass(frozen=True)
+class ResolvedTargets:
+    """What is to become of every zone that a caller named; the others are neither treated nor protected.
+
+    Attributes
+    ----------
+    scores:
+        Target score in 0..1 by zone name, in table order.
+    kept:
+        Zones set to None, in table order: they stay as they are, under the treated neighbours' overlap too.
+    """
+
+    scores: dict[str, float]
+    kept: tuple[str, ...] = ()
+
+
+def resolve_targets(targets: Targets) -> ResolvedTargets:
+    """Targets by zone from what a caller writes.
 
     ``targets`` is one number for all zones, or a mapping from zone names, kinds or groups to scores in 0..1
-    or ``None`` (leave untouched). The more specific name wins whatever the order: a group is overridden by a
+    or ``None`` (stays as it is). The more specific name wins whatever the order: a group is overridden by a
     smaller group, a group by a kind, a kind by a zone. Raises `ZoneError` for an unknown name, `TargetError`
     for a score that is not a number in 0..1 or when no zone is left to treat.
     """
@@ -149,13 +165,13 @@ def resolve_targets(targets: Targets) -> dict[str, float]:
             if zone.name not in chosen or len(zones) <= chosen[zone.name][0]:
                 chosen[zone.name] = (len(zones), score)
     resolved = {zone.name: chosen[zone.name][1] for zone in ZONES if zone.name in chosen}
-    result = {name: score for name, score in resolved.items() if score is not None}
-    if not result:
+    scores = {name: score for name, score in resolved.items() if score is not None}
+    if not scores:
         raise TargetError(
             "No zone has a target.",
             fix="Give at least one, such as {'forehead': 0.8}, or one number for all.",
         )
-    return result
+    return ResolvedTargets(scores, tuple(name for name, score in resolved.items() if score is None))
 
 
 def _score(name: str, value: object) -> float:
