@@ -146,8 +146,8 @@ class ZoneAger:
         strength, steps, guidance_scale:
             Image-to-image settings with diffusers' meaning; None takes the bundle's.
         ethnicity:
-            Named in the prompt, or one of the ancestries that the bundle's condition knows, where it has either;
-            at most 200 characters.
+            Named in the prompt, where the bundle has one that names it; of a learned condition one of the
+            ancestries that it knows. At most 200 characters.
         seed:
             Makes the result repeatable; None draws one, which the result tells.
         noise:

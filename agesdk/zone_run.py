@@ -128,7 +128,7 @@ def check_ethnicity(text: str | None) -> None:
         raise UsageError(
             f"The ethnicity has {len(text)} characters",
             f"the limit is {MAX_ETHNICITY}",
-            "Give a shorter name",
+            "Shorten it",
         )
 
 
