@@ -23,9 +23,8 @@ _ICC_PREFIX = b"ICC_PROFILE\x00"
 _XMP_PREFIX = b"http://ns.adobe.com/xap/1.0/\x00"
 _PNG_XMP_KEYWORD = b"XML:com.adobe.xmp\x00"
 _JPEG_SEGMENT_LIMIT = 65533
-_JPEG_MARKER = re.compile(
-    rb"\xff[\x02-\xcf\xd9-\xfe]"
-)  # not stuffed bytes, restarts, TEM, which have no body
+# Without stuffed bytes, restart markers and TEM: they have no body. Of the others only the end has none.
+_JPEG_MARKER = re.compile(rb"\xff[\x02-\xcf\xd9-\xfe]")
 _JPEG_FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 _WEBP_ALPHA, _WEBP_ICC, _WEBP_XMP = 0x10, 0x20, 0x04
 

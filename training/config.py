@@ -16,14 +16,11 @@ from typing import Any, Literal
 import yaml
 
 from agesdk import strict_json
+from agesdk.diffusion.prompts import LDLA_TEMPLATES
 from agesdk.errors import AgeSDKError
 from agesdk.manifest import SchedulerSettings, ZoneAgingDefaults
 from agesdk.strict_json import Invalid
 from training.losses import LossWeights
-
-FULL_TEMPLATE = "image of {zone} wrinkles with an aging score of {score}%"
-FULL_ETHNICITY_TEMPLATE = FULL_TEMPLATE + " for a person of {ethnicity} ethnicity"
-ZONE_TEMPLATE = "image of {zone}"
 
 
 class ConfigError(AgeSDKError):
@@ -104,9 +101,9 @@ class ConditionConfig:
     """The condition of the UNet."""
 
     type: Literal["text", "learned"]
-    full_template: str = FULL_TEMPLATE
-    full_ethnicity_template: str = FULL_ETHNICITY_TEMPLATE
-    zone_template: str = ZONE_TEMPLATE
+    full_template: str = LDLA_TEMPLATES["full"]
+    full_ethnicity_template: str = LDLA_TEMPLATES["full_ethnicity"]
+    zone_template: str = LDLA_TEMPLATES["zone"]
     zone_names: dict[str, str] = field(default_factory=dict)
     """Zone kind → its name in prompts; others have underscores replaced by spaces."""
     zone_share: float | None = None

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 import cv2
 import numpy as np
 
-from agesdk.faces.zones import pixels_per_crop_pixel
+from agesdk.faces.frames import frame_step
 
 FINEST_SHARE = 0.8
 """Share of the detail below the autoencoder's reach that a full drop of the score takes away; pores stay."""
@@ -152,7 +152,7 @@ def add_change(picture: np.ndarray, difference: np.ndarray, mask: np.ndarray, tr
     transform:
         float64 [2, 3], crop pixels to image pixels.
     """
-    step = pixels_per_crop_pixel(transform)
+    step = frame_step(transform)
     if step < 1.0:  # the picture is coarser than the crop: average before sampling
         sigma = 0.5 * math.sqrt(1.0 / step**2 - 1.0)
         difference = cv2.GaussianBlur(difference, (0, 0), sigma, borderType=cv2.BORDER_REFLECT_101)

@@ -103,7 +103,7 @@ def test_cut_off_pictures_are_refused(container: str, share: float) -> None:
 
 
 def camera_jpeg(progressive: bool = False, restart: int = 0) -> bytes:
-    """A JPEG as cameras write it: its EXIF segment holds a thumbnail, a whole JPEG with its own end marker."""
+    """A JPEG as cameras write it: its EXIF segment holds a thumbnail, a whole JPEG with its end marker."""
     pixels = np.random.default_rng(2).integers(0, 256, (120, 160, 3), np.uint8)
     whole = io.BytesIO()
     Image.fromarray(pixels).save(whole, "JPEG", progressive=progressive, restart_marker_rows=restart)

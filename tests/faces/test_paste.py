@@ -6,6 +6,7 @@ import cv2
 import numpy as np
 import pytest
 
+from agesdk.faces.frames import extract_crop
 from agesdk.faces.paste import (
     FINEST_SHARE,
     add_change,
@@ -16,7 +17,7 @@ from agesdk.faces.paste import (
     missing_grain,
     restore,
 )
-from agesdk.faces.zones import ZONES, extract_crop, feather_mask
+from agesdk.faces.zones import ZONES, feather_mask
 
 SIZE = 128
 MASK = feather_mask(ZONES[0], SIZE)

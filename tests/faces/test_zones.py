@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agesdk.errors import AgeSDKError, TargetError, ZoneError
+from agesdk.faces.frames import extract_crop, frame_step
 from agesdk.faces.zones import (
     GROUPS,
     ZONE_KINDS,
@@ -18,11 +19,9 @@ from agesdk.faces.zones import (
     Zone,
     crop_transform,
     expand,
-    extract_crop,
     face_scale,
     feather_mask,
     landmarks_in_crop,
-    pixels_per_crop_pixel,
     resolve_targets,
 )
 
@@ -119,7 +118,7 @@ def test_face_scale_is_the_larger_of_eye_and_mouth_distance() -> None:
 def test_crops_turn_with_the_head_and_mirror_the_right_side(zone: Zone, angle: float) -> None:
     landmarks = mesh(angle)
     transform = crop_transform(landmarks, zone)
-    assert pixels_per_crop_pixel(transform) == pytest.approx(zone.side_length * 100.0 / 128)
+    assert frame_step(transform) == pytest.approx(zone.side_length * 100.0 / 128)
     assert (np.linalg.det(transform[:, :2]) < 0) == (zone.side == "right")
     upright = landmarks_in_crop(landmarks, transform)
     eyes = upright[[362, 263]].mean(0) - upright[[33, 133]].mean(0)
