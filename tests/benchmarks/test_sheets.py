@@ -31,6 +31,9 @@ def face(number: int, file: str = "") -> FaceRecord:
         outside_unchanged=True,
         single_unchanged=True,
         size_kept=True,
+        seconds_prepare=1.0,
+        seconds_age=1.0,
+        megapixels=0.04,
     )
 
 
