@@ -208,6 +208,26 @@ def test_analyze_gives_scores_and_an_overlay_that_is_no_generated_picture(
     assert "forehead" in capsys.readouterr().out
 
 
+def test_kept_zones_are_named(zone_bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    line = [
+        "age",
+        str(PORTRAIT),
+        str(tmp_path / "out.png"),
+        "--zone",
+        "bottom=80",
+        "--zone",
+        "upper_lip=none",
+    ]
+    assert main([*line, "--bundle", str(zone_bundle), "--threads", "1"]) == 0
+    assert "kept as they are: upper_lip\n" in capsys.readouterr().out
+
+
+def test_a_demo_without_a_usable_photo_leaves_no_folder(zone_bundle: Path, tmp_path: Path) -> None:
+    line = ["demo", str(tmp_path / "none.jpg"), "--out", str(tmp_path / "out"), "--bundle", str(zone_bundle)]
+    assert main(line) == 2
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_demo_writes_one_labelled_picture_and_says_where(zone_bundle: Path, tmp_path: Path) -> None:
     done = command("demo", "--bundle", zone_bundle, "--threads", "1", cwd=tmp_path)
     assert done.returncode == 0, done.stderr

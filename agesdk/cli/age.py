@@ -11,9 +11,9 @@ from agesdk.errors import UsageError
 if TYPE_CHECKING:
     from agesdk.zone_aging import AgingResult
 
-_EPILOG = """zones: forehead, glabella, interocular, crows_feet, under_eye, nasolabial, upper_lip,
-mouth_corner (both sides; add _left or _right for one), or the groups top, bottom, left, right, all. The more
-specific name wins. NAME=keep (or NAME=none) leaves a zone as it is, where treated neighbours overlap it too.
+_EPILOG = """zones: forehead, glabella, interocular, upper_lip; crows_feet, under_eye, nasolabial and
+mouth_corner on both sides of the picture, or with _left or _right on one; groups top, bottom, left, right, all.
+The more specific name wins. NAME=keep (or none) leaves a zone as it is, where its neighbours overlap it too.
 
 example: agesdk age portrait.jpg older.png --uniform 60 --zone forehead=80 --zone upper_lip=keep"""
 
@@ -80,6 +80,8 @@ def run(options: argparse.Namespace) -> int:
     result.save(options.out)
 
     common.say(options, zone_table(result))
+    if kept := [name for name, target in result.settings["targets"].items() if target is None]:
+        common.say(options, f"kept as they are: {', '.join(kept)}")
     common.say(options, f"seed {result.seed}; {result.timings}\nwrote {options.out}")
     common.say_json(options, {"out": options.out, **result_object(result)})
     return 0
