@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from agesdk.zone_aging import AgingResult
 
 _EPILOG = """zones: forehead, glabella, interocular, upper_lip; crows_feet, under_eye, nasolabial and
-mouth_corner on both sides of the picture, or with _left or _right on one; groups top, bottom, left, right, all.
+mouth_corner on both sides, or with _left or _right on one; the groups top, bottom, left, right, all.
 The more specific name wins. NAME=keep (or none) leaves a zone as it is, where its neighbours overlap it too.
 
 example: agesdk age portrait.jpg older.png --uniform 60 --zone forehead=80 --zone upper_lip=keep"""
