@@ -53,14 +53,11 @@ class CropTable:
                 kind=_kinds(rows, folder),
                 score=np.array([float(row["score"] or "nan") for row in rows]),
                 split=np.array([row["split"] for row in rows], np.str_),
-                **{
-                    name: np.array([row.get(name) or "" for row in rows], np.str_)
-                    for name in ("zone", "side", "ancestry")
-                },
-                **{
-                    name: np.array([float(row.get(name) or "nan") for row in rows])
-                    for name in ("lightness", "wrinkle_index")
-                },
+                zone=_text(rows, "zone"),
+                side=_text(rows, "side"),
+                ancestry=_text(rows, "ancestry"),
+                lightness=_numbers(rows, "lightness"),
+                wrinkle_index=_numbers(rows, "wrinkle_index"),
             )
         except (OSError, KeyError, ValueError) as error:
             raise UsageError(f"{folder} does not hold prepared zone crops", repr(error), _FIX) from error
@@ -101,3 +98,11 @@ def _kinds(rows: list[dict[str, str]], folder: Path) -> NDArray[np.str_]:
     if unknown:
         raise UsageError(f"{folder}/index.csv names the zone kind '{unknown[0]}'", fix=_FIX)
     return np.array([row["kind"] for row in rows], np.str_)
+
+
+def _text(rows: list[dict[str, str]], column: str) -> NDArray[np.str_]:
+    return np.array([row.get(column) or "" for row in rows], np.str_)
+
+
+def _numbers(rows: list[dict[str, str]], column: str) -> NDArray[np.float64]:
+    return np.array([float(row.get(column) or "nan") for row in rows])
