@@ -67,7 +67,7 @@ def cut(image: np.ndarray, frame: np.ndarray, size: int) -> np.ndarray:
     local = np.column_stack([frame[:, :2], frame[:, 2] - (x0, y0)])
     if step > _OVERSAMPLING:
         shrink = _OVERSAMPLING / step
-        region, local = _reduced(
+        region, local = _shrunk(
             region, local, round(region.shape[1] * shrink), round(region.shape[0] * shrink)
         )
     method = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
@@ -92,7 +92,7 @@ def extract_crop(image: np.ndarray, frame: np.ndarray, size: int) -> np.ndarray:
     local = np.column_stack([frame[:, :2], frame[:, 2] - (x0, y0)])
     shrink = int(step // 2)
     if shrink > 1:  # of a very large face, blocks are averaged first: the rest costs the same at any size
-        region, local = _reduced(region, local, region.shape[1] // shrink, region.shape[0] // shrink)
+        region, local = _shrunk(region, local, region.shape[1] // shrink, region.shape[0] // shrink)
         step = frame_step(local)
     samples = max(1, math.ceil(step))
     fine = local.copy()
@@ -116,7 +116,7 @@ def _extent(frame: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:
     return corners.min(axis=0), corners.max(axis=0)
 
 
-def _reduced(region: np.ndarray, frame: np.ndarray, width: int, height: int) -> tuple[np.ndarray, np.ndarray]:
+def _shrunk(region: np.ndarray, frame: np.ndarray, width: int, height: int) -> tuple[np.ndarray, np.ndarray]:
     """A region averaged down to ``width`` × ``height`` (1 at least), and the frame as it lies over that."""
     size = (max(1, width), max(1, height))
     factors = np.array([size[0] / region.shape[1], size[1] / region.shape[0]])
