@@ -89,7 +89,7 @@ def resolve(
     steps = defaults.steps if steps is None else steps
     guidance_scale = defaults.guidance_scale if guidance_scale is None else guidance_scale
     sequential = defaults.sequential if sequential is None else sequential
-    check_ethnicity(ethnicity)
+    _check_ethnicity(ethnicity)
     if isinstance(steps, bool) or not isinstance(steps, (int, np.integer)):
         raise UsageError(f"The number of steps is {steps!r}, not a whole number")
     if not (math.isfinite(guidance_scale) and guidance_scale >= 0.0):
@@ -118,7 +118,7 @@ def resolve(
     )
 
 
-def check_ethnicity(text: str | None) -> None:
+def _check_ethnicity(text: str | None) -> None:
     """Raise `UsageError` for what can not name an ethnicity in a prompt, or in a picture's metadata."""
     if text is None:
         return
