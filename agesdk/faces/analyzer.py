@@ -187,7 +187,8 @@ def select_face(
     """
     if not faces:
         raise FaceError(
-            "The picture shows no face.", "", "Use a picture in which the face is at least 48 pixels high."
+            "The picture shows no face.",
+            fix=f"Use a picture in which the face is at least {min_size:.0f} pixels high.",
         )
     if index is not None and (not isinstance(index, (int, np.integer)) or not 0 <= index < len(faces)):
         raise FaceError(
