@@ -24,6 +24,9 @@ TRAIN = [*MODELS, "accelerate>=1.0", "tensorboard>=2.14", "PyYAML>=6.0", "scipy>
 CHECKS = [
     "hypothesis>=6.100",
     "mypy>=1.15",
+    # Only CLIP's byte-pair vocabulary in it is used, for tests of tokenizers; unlike clip-anytorch, which has
+    # the same file, it does not pull torchvision.
+    "openai-clip>=1.0.1",
     "pillow>=10.3",
     "pytest>=8.0",
     "ruff>=0.9",

@@ -7,6 +7,7 @@ segments, WebP (RFC 9649) RIFF chunks, and the orientation tag of EXIF.
 
 from __future__ import annotations
 
+import re
 import struct
 import zlib
 from collections.abc import Iterator
@@ -22,6 +23,8 @@ _ICC_PREFIX = b"ICC_PROFILE\x00"
 _XMP_PREFIX = b"http://ns.adobe.com/xap/1.0/\x00"
 _PNG_XMP_KEYWORD = b"XML:com.adobe.xmp\x00"
 _JPEG_SEGMENT_LIMIT = 65533
+# Without stuffed bytes, restart markers and TEM: they have no body. Of the others only the end has none.
+_JPEG_MARKER = re.compile(rb"\xff[\x02-\xcf\xd9-\xfe]")
 _JPEG_FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 _WEBP_ALPHA, _WEBP_ICC, _WEBP_XMP = 0x10, 0x20, 0x04
 
@@ -154,6 +157,19 @@ def _jpeg_segments(data: bytes) -> Iterator[tuple[int, bytes]]:
             raise ValueError("its header is damaged or cut off")
         yield marker, data[position + 4 : position + 2 + size]
         position += 2 + size
+
+
+def jpeg_is_complete(data: bytes) -> bool:
+    """Whether a JPEG has its end marker: the picture's own, not that of a thumbnail inside a segment.
+
+    Decoders fill what a cut-off file lacks with grey and say nothing.
+    """
+    position = 2
+    while found := _JPEG_MARKER.search(data, position):
+        if found[0] == b"\xff\xd9":
+            return True
+        position = found.end() + int.from_bytes(data[found.end() : found.end() + 2], "big")
+    return False
 
 
 def _jpeg_segment(marker: int, body: bytes) -> bytes:

@@ -24,7 +24,7 @@ import numpy as np
 
 from agesdk import __version__, atomic
 from agesdk.errors import ImageError, OutputError
-from agesdk.image_containers import Header, read_header, with_metadata
+from agesdk.image_containers import jpeg_is_complete, read_header, with_metadata
 
 MAX_FILE_BYTES = 128 * 2**20
 """An uncompressed 16-bit picture of a 20-megapixel camera is about this large; decoders hold the file in
@@ -212,7 +212,8 @@ def _decode(data: bytes, name: str) -> Picture:
         pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
     except (cv2.error, MemoryError):
         pixels = None
-    if pixels is None or pixels.shape[:2] != (header.height, header.width) or _is_cut_off(data, header):
+    cut_off = header.container == "jpeg" and not jpeg_is_complete(data)
+    if pixels is None or pixels.shape[:2] != (header.height, header.width) or cut_off:
         raise ImageError(
             f"{name} can not be decoded", "it is damaged or cut off", "Save it again as JPEG or PNG"
         )
@@ -259,11 +260,6 @@ def _oriented(pixels: np.ndarray, orientation: int) -> np.ndarray:
     if orientation in (2, 3, 6, 7):
         pixels = pixels[:, ::-1]
     return np.ascontiguousarray(pixels)
-
-
-def _is_cut_off(data: bytes, header: Header) -> bool:
-    """Whether a JPEG ends without its end marker: some decoders fill the missing part with grey."""
-    return header.container == "jpeg" and b"\xff\xd9" not in data
 
 
 def _check_size(name: str, width: int, height: int) -> None:

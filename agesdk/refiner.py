@@ -13,10 +13,10 @@ from agesdk.diffusion.conditioning import TextConditioning
 from agesdk.diffusion.denoiser import denoise
 from agesdk.diffusion.schedule import make_schedule
 from agesdk.errors import BundleError, UsageError
-from agesdk.faces.frames import make_frame
+from agesdk.faces.frames import extract_crop, make_frame
 from agesdk.faces.paste import add_change, matched_change
 from agesdk.faces.types import Face
-from agesdk.faces.zones import extract_crop, landmarks_in_crop
+from agesdk.faces.zones import landmarks_in_crop
 from agesdk.timing import Stopwatch
 from agesdk.zone_model import ZoneModel
 

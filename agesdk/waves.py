@@ -12,7 +12,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from agesdk.faces.zones import pixels_per_crop_pixel
+from agesdk.faces.frames import frame_step
 
 
 def make_waves(transforms: Mapping[str, np.ndarray], size: int) -> list[list[str]]:
@@ -49,7 +49,7 @@ def _footprint(transform: np.ndarray, size: int) -> np.ndarray:
 
     Beyond the crop itself these are the reach of its interpolation: two image pixels or two crop pixels.
     """
-    reach = 2.0 + 2.0 / min(1.0, pixels_per_crop_pixel(transform))
+    reach = 2.0 + 2.0 / min(1.0, frame_step(transform))
     low, high = -0.5 - reach, size - 0.5 + reach
     corners = np.array([[low, low], [high, low], [high, high], [low, high]])
     return np.asarray(corners @ transform[:, :2].T + transform[:, 2])

@@ -18,9 +18,16 @@ import numpy as np
 from agesdk.bundle import Bundle
 from agesdk.errors import TargetError, UsageError
 from agesdk.faces.analyzer import FaceAnalyzer, select_face
-from agesdk.faces.paste import add_change, confine_to_detail, finest_detail, matched_change, missing_grain
+from agesdk.faces.paste import (
+    add_change,
+    confine_to_detail,
+    finest_detail,
+    matched_change,
+    missing_grain,
+    restore,
+)
 from agesdk.faces.types import Face
-from agesdk.faces.zones import ZONES, Targets, resolve_targets
+from agesdk.faces.zones import ZONES, Targets, crop_transform, feather_mask, resolve_targets
 from agesdk.imaging import ImageSource, read_picture
 from agesdk.refiner import Refiner
 from agesdk.timing import Stopwatch
@@ -133,19 +140,21 @@ class ZoneAger:
             From `prepare`; it can be aged many times.
         targets:
             Aging score in 0..1 by zone ("forehead"), kind ("crows_feet": both sides) or group ("top", "left",
-            "all"); the more specific name wins. One number is for all zones. None: the zone is not treated,
-            but what a treated neighbour overlaps of it changes.
+            "all"); the more specific name wins. One number is for all zones. None: the zone stays as it is,
+            bit-identical but for its soft rim, whatever a treated neighbour or the refiner does there. A zone
+            that is not named is not treated, but a treated neighbour's overlap changes it.
         strength, steps, guidance_scale:
             Image-to-image settings with diffusers' meaning; None takes the bundle's.
         ethnicity:
-            Named in the prompt, where the bundle has one that names it.
+            Named in the prompt, where the bundle has one that names it; of a learned condition one of the
+            ancestries that it knows. At most 200 characters.
         seed:
             Makes the result repeatable; None draws one, which the result tells.
         noise:
             By zone name float32 [N, C, h, w] (and ``"refiner"``), instead of a seed; see
             `ZoneModel.noise_shape`.
         refine:
-            Finish with the bundle's refiner over the whole face: then all of the face may change.
+            Finish with the bundle's refiner over the whole face: all of it but zones set to None may change.
         sequential:
             One zone at a time, in the order of the waves, for comparison: the result is the same.
         progress:
@@ -161,7 +170,8 @@ class ZoneAger:
         watch = Stopwatch()
         if face.model is not self.model:
             raise UsageError("The face was prepared by another ager", fix="Prepare it with this one")
-        wanted = resolve_targets(targets)
+        resolved = resolve_targets(targets)
+        wanted = resolved.scores
         run = resolve(face, wanted, strength, steps, guidance_scale, ethnicity, sequential)
         refiner = Refiner(self.model) if refine else None
         if seed is not None and seed < 0:
@@ -190,12 +200,14 @@ class ZoneAger:
         if refiner is not None:
             ticker.stage = "refiner"
             refiner.refine(picture, face.face, noise, ticker.advance, watch)
+        with watch.stage("paste"):
+            _keep(picture, face, resolved.kept)
         after = score({name: face.crops[name].retaken(picture) for name in results}, self.model, watch)
         return AgingResult(
             image=picture,
             zones=_in_order(face, wanted, results, after),
             seed=seed,
-            settings=run.described(self.model, wanted, refine),
+            settings=run.described(self.model, resolved, refine),
             timings=watch.timings(),
             icc_profile=face.icc_profile,
         )
@@ -267,6 +279,13 @@ def _paste(
         difference += missing_grain(result, crop.pixels, mask, seed=ZONES.index(crop.zone))
     difference = confine_to_detail(difference, crop.pixels, mask, detail_sigma, chroma)
     add_change(picture, difference, mask, crop.transform)
+
+
+def _keep(picture: np.ndarray, face: PreparedFace, names: Sequence[str]) -> None:
+    """Put zones of the source back into the picture, in place, under their feather masks."""
+    for zone in ZONES:
+        if zone.name in names:
+            restore(picture, face.image, feather_mask(zone), crop_transform(face.face.landmarks, zone))
 
 
 def _in_order(

@@ -8,9 +8,10 @@ from dataclasses import dataclass, replace
 import cv2
 import numpy as np
 
+from agesdk.faces.frames import extract_crop
 from agesdk.faces.skin import SkinTone, blur_inside, skin_mask, skin_tone
 from agesdk.faces.types import Face
-from agesdk.faces.zones import ZONES, Zone, crop_transform, extract_crop, feather_mask, landmarks_in_crop
+from agesdk.faces.zones import ZONES, Zone, crop_transform, feather_mask, landmarks_in_crop
 from agesdk.imaging import Picture
 from agesdk.timing import StageTimings, Stopwatch
 from agesdk.zone_model import ZoneModel

@@ -47,15 +47,15 @@ class AgingResult:
     Attributes
     ----------
     image:
-        uint8 [H, W, 3] RGB, at the source's full resolution. Pixels outside the treated zones are the
-        source's.
+        uint8 [H, W, 3] RGB, at the source's full resolution. Pixels outside the treated zones, and inside
+        zones that were set to None, are the source's.
     zones:
         By name, every zone that had a target, in table order.
     seed:
         Reproduces the result with the same settings; None if the noise was passed in.
     settings:
-        Everything else the result depends on, as JSON values: bundle, targets, strength, steps, guidance
-        scale...
+        Everything else the result depends on, as JSON values: bundle, targets (None for a zone that was
+        kept), strength, steps, guidance scale...
     timings:
         Seconds by stage.
     icc_profile:

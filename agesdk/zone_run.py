@@ -12,12 +12,16 @@ import numpy as np
 
 from agesdk.diffusion.schedule import Schedule, make_schedule
 from agesdk.errors import Cancelled, TargetError, UsageError, ZoneError
+from agesdk.faces.zones import ResolvedTargets
 from agesdk.waves import make_waves
 from agesdk.zone_model import ZoneModel
 from agesdk.zone_prepared import PreparedFace
 
 Progress = Callable[[int, int, str], "bool | None"]
 """Called with units done, units in all and the stage; returning False cancels."""
+
+MAX_ETHNICITY = 200
+"""Characters: more than the 77 tokens of a prompt hold beside its other words, and little for metadata."""
 
 _log = logging.getLogger(__name__)
 
@@ -50,12 +54,12 @@ class Run:
         """Names of the zones to treat, in order."""
         return [name for wave in self.waves for name in wave]
 
-    def described(self, model: ZoneModel, targets: Mapping[str, float], refine: bool) -> dict[str, Any]:
+    def described(self, model: ZoneModel, targets: ResolvedTargets, refine: bool) -> dict[str, Any]:
         """As JSON values, for the result and the picture's metadata."""
         manifest = model.bundle.manifest
         return {
             "bundle": f"{manifest.name} {manifest.version}",
-            "targets": dict(targets),
+            "targets": {**targets.scores, **dict.fromkeys(targets.kept)},
             "sampler": model.settings.scheduler.sampler,
             "strength": self.strength,
             "steps": self.steps,
@@ -85,6 +89,7 @@ def resolve(
     steps = defaults.steps if steps is None else steps
     guidance_scale = defaults.guidance_scale if guidance_scale is None else guidance_scale
     sequential = defaults.sequential if sequential is None else sequential
+    _check_ethnicity(ethnicity)
     if isinstance(steps, bool) or not isinstance(steps, (int, np.integer)):
         raise UsageError(f"The number of steps is {steps!r}, not a whole number")
     if not (math.isfinite(guidance_scale) and guidance_scale >= 0.0):
@@ -111,6 +116,20 @@ def resolve(
         ethnicity=ethnicity,
         sequential=sequential,
     )
+
+
+def _check_ethnicity(text: str | None) -> None:
+    """Raise `UsageError` for what can not name an ethnicity in a prompt, or in a picture's metadata."""
+    if text is None:
+        return
+    if not isinstance(text, str) or not text.strip():
+        raise UsageError(f"The ethnicity is {text!r}, not a name", fix="Leave it out or give a name")
+    if len(text) > MAX_ETHNICITY:
+        raise UsageError(
+            f"The ethnicity has {len(text)} characters",
+            f"the limit is {MAX_ETHNICITY}",
+            "Shorten it",
+        )
 
 
 class Ticker:

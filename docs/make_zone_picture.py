@@ -50,7 +50,8 @@ sides) or a group:
 {groups}
 
 The more specific name wins: `{{"all": 0.3, "crows_feet": 0.6, "crows_feet_left": 0.1}}` gives the left corner
-0.1, the right one 0.6 and every other zone 0.3.
+0.1, the right one 0.6 and every other zone 0.3. `None` (`keep` on the command line) leaves a zone as it is:
+what treated neighbours change where they overlap it is taken back, softly towards its outline.
 
 The table is `ZONES` in `agesdk/faces/zones.py`. Portrait: NASA, Eileen Collins (public domain). This page and
 its picture are written by `python -m docs.make_zone_picture`.

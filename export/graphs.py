@@ -259,7 +259,10 @@ class TextEncoder(Graph):
 
 
 class ConditionEncoder(Graph):
-    """zone int64 [B], score float32 [B] (below 0: no score, the null condition) -> float32 [B, T, D]."""
+    """zone int64 [B], score float32 [B] (below 0: no score, the null condition) -> float32 [B, T, D].
+
+    An encoder that knows ancestries also takes ancestry int64 [B], -1 where it is not named.
+    """
 
     network = "encoder"
 
@@ -267,23 +270,29 @@ class ConditionEncoder(Graph):
         super().__init__()
         self.encoder: Any = encoder
         self.zones = zones
+        self.ancestries = len(option(encoder, "ancestries"))
         with torch.no_grad():
             _, tokens, token_width = encoder(torch.zeros(1, dtype=torch.int64), torch.zeros(1)).shape
         self.inputs = (TensorSpec("zone", "int64", ("batch",)), TensorSpec("score", "float32", ("batch",)))
+        if self.ancestries:
+            self.inputs += (TensorSpec("ancestry", "int64", ("batch",)),)
         self.outputs = (TensorSpec("encoder_hidden_states", "float32", ("batch", tokens, token_width)),)
         self.profile = {"batch": GUIDED_WAVE}
 
-    def forward(self, zone: Tensor, score: Tensor) -> Tensor:
-        hidden_states: Tensor = self.encoder(zone, score)
+    def forward(self, zone: Tensor, score: Tensor, ancestry: Tensor | None = None) -> Tensor:
+        hidden_states: Tensor = self.encoder(zone, score, ancestry)
         return hidden_states
 
     def draw(self, sizes: Sizes, generator: torch.Generator) -> dict[str, Tensor]:
         score = torch.rand(sizes["batch"], generator=generator)
         score[::2] = -1.0
-        return {
+        drawn = {
             "zone": torch.randint(0, self.zones, (sizes["batch"],), generator=generator),
             "score": score.flip(0),
         }
+        if self.ancestries:
+            drawn["ancestry"] = torch.randint(-1, self.ancestries, (sizes["batch"],), generator=generator)
+        return drawn
 
 
 class ScoreNet(Graph):

@@ -25,6 +25,7 @@ from agesdk.bundle import (
     ZoneAgingDefaults,
     ZoneAgingSettings,
 )
+from agesdk.diffusion.prompts import LDLA_TEMPLATES
 from agesdk.errors import UsageError
 from agesdk.strict_json import Invalid, decode
 
@@ -54,14 +55,6 @@ CONDITIONED_DEFAULTS = ZoneAgingDefaults(steps=10, strength=0.8, guidance_scale=
 
 REFINER_PROMPT = "Utra realistic image of a human face"
 """LDLA's prompt, in its own spelling."""
-
-PAPER_TEMPLATES = {
-    "full": "image of {zone} wrinkles with an aging score of {score}%",
-    "full_ethnicity": "image of {zone} wrinkles with an aging score of {score}% "
-    "for a person of {ethnicity} ethnicity",
-    "zone": "image of {zone}",
-}
-"""LDLA's prompts, for a checkpoint that states none."""
 
 REFINER_SIDES = (256, 512, 1024)
 """Smallest, usual and largest side of the refiner's picture in pixels; any multiple of 64 between is
@@ -224,20 +217,17 @@ def read_settings(checkpoint: Checkpoint, options: Options) -> ZoneAgingSettings
 
     index = checkpoint.index
     mode = index.get("mode", "plain")
-    if index.get("ancestries"):
-        raise CheckpointError(
-            f"{checkpoint.folder} names ancestries", "no condition encoder of this project takes them"
-        )
     zones = list(index.get("zones", ZONE_KINDS))
     vae = read_config(checkpoint.folder / "vae")
     if checkpoint.has_text:
         condition: dict[str, Any] = {
             "type": "text",
-            "templates": index.get("templates", PAPER_TEMPLATES),
+            "templates": index.get("templates", LDLA_TEMPLATES),
             "zone_names": {zone: zone.replace("_", " ") for zone in zones} | index.get("zone_names", {}),
         }
     else:
-        condition = {"type": "learned", "zones": zones}
+        encoder = read_config(checkpoint.folder / "condition_encoder")
+        condition = {"type": "learned", "zones": zones, "ancestries": encoder.get("ancestries", [])}
     defaults = CONDITIONED_DEFAULTS if mode == "conditioned" else PAPER_DEFAULTS
     document: dict[str, Any] = {
         "mode": mode,

@@ -64,6 +64,7 @@ def test_version_and_help_go_to_stdout() -> None:
         (["age", "a.jpg", "b.png", "--zone", "forehead=much"], "not a percentage"),
         (["age", "a.jpg", "b.png", "--zone", "forhead=50"], "Did you mean 'forehead'"),
         (["age", "a.jpg", "b.png", "--zone", "forehead=keep"], "No zone has a target"),
+        (["age", "a.jpg", "b.png", "--zone", "forehead=None"], "No zone has a target"),
         (["age", "a.jpg", "b.png", "--uniform", "-1"], "outside 0 to 100 percent"),
         (["age", "a.jpg", "b.png", "--uniform", "50", "--strength", "2"], "outside 0 to 1"),
         (["age", "a.jpg", "b.png", "--uniform", "50", "--steps", "0"], "below 1"),
@@ -167,7 +168,7 @@ def test_age_writes_a_marked_picture_and_tells_scores(zone_bundle: Path, tmp_pat
     settings = read_settings(out)
     assert settings is not None
     assert settings["seed"] == 7
-    assert settings["targets"] == {"nasolabial_left": 0.8}
+    assert settings["targets"] == {"nasolabial_left": 0.8, "nasolabial_right": None}
     before, after = read_image(PORTRAIT), read_image(out)
     changed = np.argwhere((before != after).any(axis=2))
     assert before.shape == after.shape
@@ -205,6 +206,26 @@ def test_analyze_gives_scores_and_an_overlay_that_is_no_generated_picture(
     assert b"digitalsourcetype" not in overlay.read_bytes()
     assert main(["analyze", str(PORTRAIT), "--bundle", str(zone_bundle), "--threads", "1"]) == 0
     assert "forehead" in capsys.readouterr().out
+
+
+def test_kept_zones_are_named(zone_bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    line = [
+        "age",
+        str(PORTRAIT),
+        str(tmp_path / "out.png"),
+        "--zone",
+        "bottom=80",
+        "--zone",
+        "upper_lip=none",
+    ]
+    assert main([*line, "--bundle", str(zone_bundle), "--threads", "1"]) == 0
+    assert "kept as they are: upper_lip\n" in capsys.readouterr().out
+
+
+def test_a_demo_without_a_usable_photo_leaves_no_folder(zone_bundle: Path, tmp_path: Path) -> None:
+    line = ["demo", str(tmp_path / "none.jpg"), "--out", str(tmp_path / "out"), "--bundle", str(zone_bundle)]
+    assert main(line) == 2
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_demo_writes_one_labelled_picture_and_says_where(zone_bundle: Path, tmp_path: Path) -> None:

@@ -19,14 +19,24 @@ from training.config import ConditionConfig
 
 
 class LearnedCondition(nn.Module):
-    """A trained encoder of zone and score."""
+    """A trained encoder of zone, score and, where it knows any, ancestry.
+
+    A text that is not one of the encoder's ancestries counts as not named.
+    """
 
     def __init__(self, encoder: nn.Module) -> None:
         super().__init__()
         self.encoder = encoder
+        config: Any = encoder.config
+        self._index = {name: index for index, name in enumerate(config.ancestries)}
 
     def forward(self, zone: Tensor, score: Tensor, ancestry: Sequence[str] | None = None) -> Tensor:
-        hidden: Tensor = self.encoder(zone, score)
+        if not self._index:
+            without: Tensor = self.encoder(zone, score)
+            return without
+        names = ancestry if ancestry is not None else [""] * len(zone)
+        indices = [self._index.get(name, -1) for name in names]
+        hidden: Tensor = self.encoder(zone, score, torch.tensor(indices, device=zone.device))
         return hidden
 
 

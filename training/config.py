@@ -16,14 +16,11 @@ from typing import Any, Literal
 import yaml
 
 from agesdk import strict_json
+from agesdk.diffusion.prompts import LDLA_TEMPLATES
 from agesdk.errors import AgeSDKError
 from agesdk.manifest import SchedulerSettings, ZoneAgingDefaults
 from agesdk.strict_json import Invalid
 from training.losses import LossWeights
-
-FULL_TEMPLATE = "image of {zone} wrinkles with an aging score of {score}%"
-FULL_ETHNICITY_TEMPLATE = FULL_TEMPLATE + " for a person of {ethnicity} ethnicity"
-ZONE_TEMPLATE = "image of {zone}"
 
 
 class ConfigError(AgeSDKError):
@@ -50,7 +47,8 @@ class DataConfig:
     dark_skin_weight: float = 1.0
     """Crops in the lowest quarter of skin lightness are drawn this much as often as others."""
     ethnicity: bool = False
-    """Use the ``ancestry`` column in text prompts (the template with ethnicity)."""
+    """Condition on the ``ancestry`` column: by the prompt template with ethnicity, or by a learned embedding
+    of each ancestry."""
 
     def __post_init__(self) -> None:
         for name in ("old_weight", "dark_skin_weight"):
@@ -103,9 +101,9 @@ class ConditionConfig:
     """The condition of the UNet."""
 
     type: Literal["text", "learned"]
-    full_template: str = FULL_TEMPLATE
-    full_ethnicity_template: str = FULL_ETHNICITY_TEMPLATE
-    zone_template: str = ZONE_TEMPLATE
+    full_template: str = LDLA_TEMPLATES["full"]
+    full_ethnicity_template: str = LDLA_TEMPLATES["full_ethnicity"]
+    zone_template: str = LDLA_TEMPLATES["zone"]
     zone_names: dict[str, str] = field(default_factory=dict)
     """Zone kind → its name in prompts; others have underscores replaced by spaces."""
     zone_share: float | None = None
@@ -113,6 +111,9 @@ class ConditionConfig:
     None: as in the paper both losses are taken on every sample, at twice the cost."""
     ethnicity_share: float = 0.5
     """With ``data.ethnicity``: share of full prompts that name the ethnicity."""
+    ancestries: tuple[str, ...] = ()
+    """Learned condition with ``data.ethnicity``: the ancestries it knows; others count as not named. Empty:
+    all of the ``ancestry`` column."""
 
     def __post_init__(self) -> None:
         for name in ("full_template", "full_ethnicity_template"):
@@ -128,6 +129,12 @@ class ConditionConfig:
             "must lie in (0, 1) or be null",
         )
         _require(0.0 <= self.ethnicity_share <= 1.0, "ethnicity_share", "must lie in [0, 1]")
+        _require(not self.ancestries or self.type == "learned", "ancestries", "are of a learned condition")
+        _require(
+            all(self.ancestries) and len(set(self.ancestries)) == len(self.ancestries),
+            "ancestries",
+            "must be distinct names, none of them empty",
+        )
 
 
 @dataclass(frozen=True)
@@ -317,6 +324,11 @@ class TrainingConfig:
                 "model.checkpoint",
                 "is missing: a text condition needs one",
             )
+        _require(
+            not self.condition.ancestries or self.data.ethnicity,
+            "condition.ancestries",
+            "is of no use without data.ethnicity",
+        )
         if self.model.mode == "plain":
             for index, stage in enumerate(self.stages):
                 key = f"stages[{index}].adversarial"

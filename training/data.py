@@ -7,7 +7,6 @@ where the interrupted one stopped without replaying anything.
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +21,7 @@ from agesdk.faces.skin import blur_inside
 from agesdk.faces.zones import CROP_SIZE, ZONE_KINDS
 from agesdk.manifest import SchedulerSettings
 from training.config import ConfigError, DataConfig, TrainingConfig
+from training.crop_table import CropTable, open_pixels
 from training.latents import vary
 
 _DARK_SHARE = 0.25
@@ -52,39 +52,19 @@ class ZoneCrops:
 
     @classmethod
     def open(cls, folder: str | Path) -> ZoneCrops:
-        """Open a prepared folder; `ConfigError` says what is missing or does not fit."""
+        """Open a prepared folder; `UsageError` says what is missing or does not fit."""
         folder = Path(folder)
-        fix = "Make the folder: python -m training prepare-zones FACES_DIR OUT"
-        try:
-            with open(folder / "index.csv", newline="", encoding="utf-8") as file:
-                rows = list(csv.DictReader(file))
-            crops = np.load(folder / "crops.npy", mmap_mode="r", allow_pickle=False)
-            masks = np.load(folder / "masks.npy", mmap_mode="r", allow_pickle=False)
-            unknown = sorted({row["kind"] for row in rows} - set(ZONE_KINDS))
-            if unknown:
-                raise ConfigError(f"{folder}/index.csv names the zone kind '{unknown[0]}'", fix=fix)
-            data = cls(
-                crops=crops,
-                masks=masks,
-                zone=np.array([ZONE_KINDS.index(row["kind"]) for row in rows], np.int64),
-                score=np.array([row["score"] or "nan" for row in rows], np.float32),
-                lightness=np.array([row.get("lightness") or "nan" for row in rows], np.float32),
-                split=np.array([row["split"] for row in rows], np.str_),
-                side=np.array([row["side"] for row in rows], np.str_),
-                ancestry=np.array([row.get("ancestry") or "" for row in rows], np.str_),
-            )
-        except (OSError, KeyError, ValueError) as error:
-            raise ConfigError(f"{folder} does not hold prepared zone crops", repr(error), fix) from error
-        fits = crops.ndim == 4 and masks.shape == crops.shape[:3] and len(crops) == len(rows)
-        if not fits or crops.shape[1] < CROP_SIZE:
-            raise ConfigError(
-                f"{folder} is inconsistent",
-                f"crops.npy {crops.shape}, masks.npy {masks.shape} and index.csv ({len(rows)} rows) differ",
-                fix,
-            )
-        if np.any((data.score < 0) | (data.score > 1)):
-            raise ConfigError(f"{folder}/index.csv holds scores outside 0..1", fix=fix)
-        return data
+        table = CropTable.read(folder)
+        return cls(
+            crops=open_pixels(folder, "crops", len(table)),
+            masks=open_pixels(folder, "masks", len(table)),
+            zone=table.kind_index,
+            score=table.score.astype(np.float32),
+            lightness=table.lightness.astype(np.float32),
+            split=table.split,
+            side=table.side,
+            ancestry=table.ancestry,
+        )
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,6 @@ split, and is never used in training the UNet; what it says about an aged crop i
 from __future__ import annotations
 
 import argparse
-import csv
 import json
 import logging
 import time
@@ -24,6 +23,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from agesdk.errors import UsageError
+from training.crop_table import CropTable, open_pixels
 
 logger = logging.getLogger(__name__)
 
@@ -135,29 +135,15 @@ class ZoneData:
     @classmethod
     def open(cls, folder: Path) -> ZoneData:
         """Open a prepared folder; UsageError when it is not one."""
-        try:
-            with open(folder / "index.csv", newline="", encoding="utf-8") as file:
-                rows = list(csv.DictReader(file))
-            crops = np.load(folder / "crops.npy", mmap_mode="r", allow_pickle=False)
-            kinds = tuple(sorted({row["kind"] for row in rows}))
-            data = cls(
-                crops=crops,
-                zone=np.array([kinds.index(row["kind"]) for row in rows], np.int64),
-                score=np.array([row["score"] for row in rows], np.float32),
-                split=np.array([row["split"] for row in rows], np.str_),
-                kinds=kinds,
-            )
-        except (OSError, KeyError, ValueError) as error:
-            raise UsageError(
-                f"{folder} does not hold prepared zones",
-                str(error),
-                "Make them: python -m training prepare-zones FACES OUT",
-            ) from error
-        if len(data.crops) != len(data.zone) or data.crops.ndim != 4 or data.crops.shape[1] < CROP_SIZE:
-            raise UsageError(
-                f"crops.npy of {folder} has shape {data.crops.shape}", f"index.csv has {len(data.zone)} rows"
-            )
-        return data
+        table = CropTable.read(folder)
+        kinds, zone = np.unique(table.kind, return_inverse=True)
+        return cls(
+            crops=open_pixels(folder, "crops", len(table)),
+            zone=zone.astype(np.int64),
+            score=table.score.astype(np.float32),
+            split=table.split,
+            kinds=tuple(kinds.tolist()),
+        )
 
 
 @dataclass(frozen=True)

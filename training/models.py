@@ -25,6 +25,7 @@ from agesdk.manifest import SchedulerSettings
 from training.checkpoint import CheckpointError, atomic_folder, load_component, new_component, save_component
 from training.conditions import LearnedCondition, PromptCondition
 from training.config import ConfigError, TrainingConfig
+from training.data import ZoneCrops
 from training.objective import Objective
 
 _SCHEDULER_KEYS = (
@@ -212,10 +213,31 @@ def _condition(config: TrainingConfig, source: Path | None) -> tuple[nn.Module, 
         return PromptCondition(tokenizer, text_encoder, config.condition), tokens, width
     if source is not None and (source / "condition_encoder").is_dir():
         encoder = load_component(source / "condition_encoder")
+        known, wanted = tuple(_option(encoder, "ancestries")), config.condition.ancestries
+        if config.data.ethnicity and (not known or (wanted and wanted != known)):
+            raise ConfigError(
+                f"the condition encoder of {source} knows {', '.join(known) or 'no ancestries'}",
+                "data.ethnicity needs an encoder that was made with the same ancestries",
+                "Set data.ethnicity to false, or train from scratch",
+            )
     else:
-        options = {"zones": len(ZONE_KINDS), **config.model.condition_encoder}
-        encoder = new_component("ConditionEncoder", options)
+        options = {"zones": len(ZONE_KINDS), "ancestries": _ancestries(config)}
+        encoder = new_component("ConditionEncoder", options | config.model.condition_encoder)
     return LearnedCondition(encoder), int(_option(encoder, "tokens")), int(_option(encoder, "width"))
+
+
+def _ancestries(config: TrainingConfig) -> tuple[str, ...]:
+    """The ancestries that a new condition encoder is to know, in the order of their index."""
+    if not config.data.ethnicity or config.condition.ancestries:
+        return config.condition.ancestries
+    data = ZoneCrops.open(config.data.folder)
+    named = sorted(set(data.ancestry[data.split == "train"].tolist()) - {""})
+    if not named:
+        raise ConfigError(
+            f"{config.data.folder}/index.csv names no ancestry of a training crop",
+            fix="Set data.ethnicity to false",
+        )
+    return tuple(named)
 
 
 def _unet(

@@ -27,6 +27,9 @@ from training.train_vae import reconstruction_loss
 
 logger = logging.getLogger(__name__)
 
+SAVE_EVERY = 250
+"""Steps from one saved state to the next."""
+
 
 @dataclass(frozen=True)
 class RefineConfig:
@@ -143,7 +146,7 @@ def refine(zones: Path, vae: SmallVAE, state_path: Path, config: RefineConfig) -
                 " ".join(f"{k} {v:.4f}" for k, v in means.items()),
                 pace,
             )
-        if accelerator.is_main_process and ((step + 1) % 250 == 0 or step + 1 == config.steps):
+        if accelerator.is_main_process and ((step + 1) % SAVE_EVERY == 0 or step + 1 == config.steps):
             partial = state_path.with_suffix(".partial")
             torch.save(
                 {

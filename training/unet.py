@@ -141,17 +141,21 @@ class SmallUNet(nn.Module):
 
 @dataclass(frozen=True)
 class ConditionEncoderConfig:
+    """``ancestries``: names in the order of their index; none: the encoder has no such input."""
+
     zones: int = 8
     tokens: int = 4
     width: int = 64
     frequencies: int = 6
+    ancestries: tuple[str, ...] = ()
 
 
 class ConditionEncoder(nn.Module):
-    """(zone, score) → ``encoder_hidden_states``: what a text encoder is to a Stable Diffusion model.
+    """(zone, score[, ancestry]) → ``encoder_hidden_states``: what a text encoder is to a Stable Diffusion
+    model.
 
-    A negative score is the zone prompt of LDLA ("image of forehead", no score), which is also the null
-    condition of classifier-free guidance.
+    A negative score is the zone prompt of LDLA ("image of forehead", neither score nor ancestry), which is
+    also the null condition of classifier-free guidance.
     """
 
     def __init__(self, config: ConditionEncoderConfig | None = None) -> None:
@@ -161,18 +165,29 @@ class ConditionEncoder(nn.Module):
         self.dropped = nn.Parameter(torch.zeros(128))
         self.score = nn.Linear(2 * config.frequencies + 1, 128)
         self.mix = nn.Sequential(nn.Linear(256, 256), nn.SiLU(), nn.Linear(256, config.tokens * config.width))
+        if config.ancestries:
+            # Row 0 is a person whose ancestry is not named. From zero, all start as that person.
+            self.ancestry = nn.Embedding(len(config.ancestries) + 1, 128)
+            nn.init.zeros_(self.ancestry.weight)
 
-    def forward(self, zone: Tensor, score: Tensor) -> Tensor:
-        """zone: int64 [B], index of the zone kind; score: float32 [B] in 0..1, or negative → float32 [B, T,
-        D].
+    def forward(self, zone: Tensor, score: Tensor, ancestry: Tensor | None = None) -> Tensor:
+        """The condition of each sample, float32 [B, T, D].
+
+        zone: int64 [B], index of the zone kind; score: float32 [B] in 0..1, or negative; ancestry: int64 [B],
+        index into the configuration's ``ancestries``, or -1 where it is not named; None: for all. An encoder
+        without ancestries takes none.
         """
         octaves = 2.0 ** torch.arange(self.config.frequencies, device=score.device) * (math.pi / 2)
         angles = score[:, None] * octaves[None]
         features = self.score(torch.cat([2 * score[:, None] - 1, angles.sin(), angles.cos()], dim=1))
         features = torch.where(score[:, None] < 0, self.dropped[None], features)
-        tokens = self.mix(torch.cat([self.zone(zone), features], dim=1))
+        person = self.zone(zone)
+        if self.config.ancestries:
+            named = torch.full_like(zone, -1) if ancestry is None else ancestry
+            person = person + self.ancestry(torch.where(score < 0, -1, named) + 1)
+        tokens = self.mix(torch.cat([person, features], dim=1))
         return tokens.reshape(-1, self.config.tokens, self.config.width)
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> ConditionEncoder:
-        return cls(ConditionEncoderConfig(**config))
+        return cls(ConditionEncoderConfig(**from_json(config)))

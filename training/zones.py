@@ -23,8 +23,9 @@ import numpy as np
 from tqdm import tqdm
 
 from agesdk.errors import AgeSDKError, UsageError
+from agesdk.faces.frames import extract_crop
 from agesdk.faces.skin import skin_mask, skin_tone
-from agesdk.faces.zones import CROP_SIZE, ZONE_KINDS, ZONES, crop_transform, extract_crop, landmarks_in_crop
+from agesdk.faces.zones import CROP_SIZE, ZONE_KINDS, ZONES, crop_transform, landmarks_in_crop
 from training.scores import aging_scores, fit_wrinkle_index, ridge_features, save_indices
 from training.splits import split_of
 

@@ -11,11 +11,14 @@ from agesdk.errors import UsageError
 if TYPE_CHECKING:
     from agesdk.zone_aging import AgingResult
 
-_EPILOG = """zones: forehead, glabella, interocular, crows_feet, under_eye, nasolabial, upper_lip,
-mouth_corner (both sides; add _left or _right for one), or the groups top, bottom, left, right, all. NAME=keep
-leaves a zone untouched.
+_EPILOG = """zones: forehead, glabella, interocular, upper_lip; crows_feet, under_eye, nasolabial and
+mouth_corner on both sides, or with _left or _right on one; the groups top, bottom, left, right, all.
+The more specific name wins. NAME=keep (or none) leaves a zone as it is, where its neighbours overlap it too.
 
 example: agesdk age portrait.jpg older.png --uniform 60 --zone forehead=80 --zone upper_lip=keep"""
+
+
+_KEEP = ("keep", "none")
 
 
 def add_parser(commands: common.Commands) -> None:
@@ -35,7 +38,7 @@ def add_parser(commands: common.Commands) -> None:
         action="append",
         default=[],
         type=zone_target,
-        metavar="NAME=PERCENT",
+        metavar="NAME=PERCENT|keep",
         help="target of a zone, a kind of zone or a group; may be repeated",
     )
     parser.add_argument("--uniform", type=common.percent, metavar="PERCENT", help="target of all other zones")
@@ -51,7 +54,7 @@ def zone_target(text: str) -> tuple[str, float | None]:
     name, separator, value = text.partition("=")
     if not separator or not name.strip():
         raise argparse.ArgumentTypeError(f"{text!r} is not NAME=PERCENT, such as forehead=80")
-    return name.strip(), None if value.strip().lower() == "keep" else common.percent(value)
+    return name.strip(), None if value.strip().lower() in _KEEP else common.percent(value)
 
 
 def run(options: argparse.Namespace) -> int:
@@ -77,6 +80,8 @@ def run(options: argparse.Namespace) -> int:
     result.save(options.out)
 
     common.say(options, zone_table(result))
+    if kept := [name for name, target in result.settings["targets"].items() if target is None]:
+        common.say(options, f"kept as they are: {', '.join(kept)}")
     common.say(options, f"seed {result.seed}; {result.timings}\nwrote {options.out}")
     common.say_json(options, {"out": options.out, **result_object(result)})
     return 0

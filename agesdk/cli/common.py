@@ -53,7 +53,7 @@ def add_sampling_options(parser: argparse.ArgumentParser) -> None:
         "--sequential", action="store_true", default=None, help="one zone after the other, not in waves"
     )
     group.add_argument(
-        "--ethnicity", metavar="TEXT", help="named in the prompt, if the bundle has such a prompt"
+        "--ethnicity", metavar="TEXT", help="of the person, if the bundle's condition can name one"
     )
 
 

@@ -36,11 +36,11 @@ def run(options: argparse.Namespace) -> int:
     from agesdk import drawing
     from agesdk.imaging import write_image
 
-    folder = common.output_folder(options.out, "Choose another with --out")
     ager = common.load_ager(options)
     prepared = ager.prepare(
         options.photo if options.photo is not None else demo_portrait(), face=options.face
     )
+    folder = common.output_folder(options.out, "Choose another with --out")
     results = {}
     for name, target in (("younger", YOUNGER), ("older", OLDER)):
         with common.progress_bar(options, name) as advance:

@@ -22,6 +22,14 @@ from agesdk.errors import BackendError, BundleError, UsageError
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
+LDLA_TEMPLATES = {
+    "full": "image of {zone} wrinkles with an aging score of {score}%",
+    "full_ethnicity": "image of {zone} wrinkles with an aging score of {score}%"
+    " for a person of {ethnicity} ethnicity",
+    "zone": "image of {zone}",
+}
+"""The paper's prompts."""
+
 MAX_TOKENS = 77
 """CLIP's context length."""
 

@@ -82,7 +82,7 @@ class FaceAnalyzer:
         settings = bundle.settings
         if not isinstance(settings, FaceAnalysisSettings):
             raise BundleError(
-                f"{bundle.path} is not a face-analysis bundle.", f"Its kind is {bundle.manifest.kind}."
+                f"{bundle.path} is not a face-analysis bundle.", f"its kind is {bundle.manifest.kind}"
             )
         shape = bundle.table("face_shape")
         detector = load_engine(bundle, "face_detector", backend, provider, threads)
@@ -187,28 +187,33 @@ def select_face(
     """
     if not faces:
         raise FaceError(
-            "The picture shows no face.", "", "Use a picture in which the face is at least 48 pixels high."
+            "The picture shows no face.",
+            fix=f"Use a picture in which the face is at least {min_size:.0f} pixels high.",
         )
-    if index is not None and not 0 <= index < len(faces):
+    if index is not None and (not isinstance(index, (int, np.integer)) or not 0 <= index < len(faces)):
         raise FaceError(
-            f"There is no face {index}.",
+            f"There is no face {index!r}.",
             f"{len(faces)} {'face was' if len(faces) == 1 else 'faces were'} found.",
             f"Give an index from 0 (the largest) to {len(faces) - 1}.",
         )
     if index is None and len(faces) > 1:
-        _log.info("the picture shows %d faces; the largest is taken", len(faces))
+        _log.info(
+            "the picture shows %d faces; the largest, face 0, is taken; others are 1 to %d",
+            len(faces),
+            len(faces) - 1,
+        )
     face = faces[index or 0]
     if face.size < min_size:
         raise FaceError(
             f"The face is {face.size:.0f} pixels high.",
-            f"At least {min_size:.0f} are needed.",
+            f"at least {min_size:.0f} are needed",
             "Use a picture of higher resolution.",
             {"size": face.size},
         )
     if abs(face.pose.yaw) > max_yaw:
         raise FaceError(
             f"The face is turned away by {abs(face.pose.yaw):.0f}°.",
-            f"Up to {max_yaw:.0f}° can be used.",
+            f"up to {max_yaw:.0f}° can be used",
             "Use a picture in which both eyes show.",
             {"yaw": face.pose.yaw},
         )

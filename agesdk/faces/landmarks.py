@@ -16,6 +16,7 @@ import numpy as np
 
 from agesdk.backends import Engine
 from agesdk.faces.frames import Source, frame_step, make_frame, to_image
+from agesdk.faces.mesh import eye_angle
 from agesdk.faces.types import LANDMARKS
 
 INPUT_SIZE = 192
@@ -24,9 +25,6 @@ MARGIN = 1.5
 _BATCH = 16
 # What the first pass gives less presence than this is no face, and is not looked at again.
 _HOPELESS = 0.1
-
-# Corners of the eyes, left eye first, in the viewer's order.
-_EYE_CORNERS = ((33, 133), (362, 263))
 
 
 @dataclass(frozen=True, eq=False)
@@ -107,18 +105,6 @@ class LandmarkModel:
         flat = to_image(frame, points[:, :2] - 0.5)
         probability = 1.0 / (1.0 + np.exp(-np.clip(float(presence), -80.0, 80.0)))
         return Mesh(np.column_stack([flat, points[:, 2] * frame_step(frame)]), float(probability))
-
-
-def eye_centres(landmarks: np.ndarray) -> np.ndarray:
-    """Middle of each eye's corners, float64 [2, 2], pixels, left eye first."""
-    points = np.asarray(landmarks, np.float64)[:, :2]
-    return np.stack([points[list(corners)].mean(axis=0) for corners in _EYE_CORNERS])
-
-
-def eye_angle(landmarks: np.ndarray) -> float:
-    """Clockwise turn of the line through the eyes, radians."""
-    left, right = eye_centres(landmarks)
-    return float(np.arctan2(right[1] - left[1], right[0] - left[0]))
 
 
 def upright_box(landmarks: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

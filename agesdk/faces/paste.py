@@ -9,11 +9,12 @@ autoencoder loses. Pixels where the mask is zero are not touched.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 
 import cv2
 import numpy as np
 
-from agesdk.faces.zones import pixels_per_crop_pixel
+from agesdk.faces.frames import frame_step
 
 FINEST_SHARE = 0.8
 """Share of the detail below the autoencoder's reach that a full drop of the score takes away; pores stay."""
@@ -151,29 +152,50 @@ def add_change(picture: np.ndarray, difference: np.ndarray, mask: np.ndarray, tr
     transform:
         float64 [2, 3], crop pixels to image pixels.
     """
-    region = _region(mask, transform, picture.shape)
-    if region is None:
-        return
-    x0, y0, x1, y1 = region
-    step = pixels_per_crop_pixel(transform)
+    step = frame_step(transform)
     if step < 1.0:  # the picture is coarser than the crop: average before sampling
         sigma = 0.5 * math.sqrt(1.0 / step**2 - 1.0)
         difference = cv2.GaussianBlur(difference, (0, 0), sigma, borderType=cv2.BORDER_REFLECT_101)
+    for window, local, mask_here in _strips(mask, transform, picture.shape):
+        # Cubic overshoot must not reach beyond the mask, so the two are warped apart.
+        size = mask_here.shape[::-1]
+        change_here = cv2.warpAffine(
+            difference, local, size, flags=cv2.INTER_CUBIC, borderMode=cv2.BORDER_REFLECT_101
+        )
+        change_here *= mask_here[..., None]
+        change_here += picture[window]
+        np.clip(np.rint(change_here, out=change_here), 0.0, 255.0, out=change_here)
+        picture[window] = change_here
+
+
+def restore(picture: np.ndarray, source: np.ndarray, mask: np.ndarray, transform: np.ndarray) -> None:
+    """Blend the source back into the picture made of it, in place: the source's pixels where the warped mask
+    is 1, the picture's where it is 0.
+
+    picture, source: uint8 [H, W, 3]; mask and transform as of `add_change`.
+    """
+    for window, _, mask_here in _strips(mask, transform, picture.shape):
+        there = picture[window].astype(np.float32)
+        picture[window] = np.rint(there + mask_here[..., None] * (source[window] - there))
+
+
+def _strips(
+    mask: np.ndarray, transform: np.ndarray, shape: tuple[int, ...]
+) -> Iterator[tuple[tuple[slice, slice], np.ndarray, np.ndarray]]:
+    """The part of a picture under a crop's mask, strip by strip: its window (rows, columns), the map from
+    crop pixels to the window's, float64 [2, 3], and the mask warped to it, float32 [rows, columns].
+    """
+    region = _region(mask, transform, shape)
+    if region is None:
+        return
+    x0, y0, x1, y1 = region
     for top in range(y0, y1, _STRIP_ROWS):
         bottom = min(y1, top + _STRIP_ROWS)
         local = transform.copy()
         local[:, 2] -= (x0, top)
         size = (x1 - x0, bottom - top)
-        # Cubic overshoot must not reach beyond the mask, so the two are warped apart.
-        change_here = cv2.warpAffine(
-            difference, local, size, flags=cv2.INTER_CUBIC, borderMode=cv2.BORDER_REFLECT_101
-        )
-        mask_here = cv2.warpAffine(mask, local, size, flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_CONSTANT)
-        change_here *= mask_here[..., None]
-        strip = picture[top:bottom, x0:x1]
-        change_here += strip
-        np.clip(np.rint(change_here, out=change_here), 0.0, 255.0, out=change_here)
-        strip[:] = change_here
+        warped = cv2.warpAffine(mask, local, size, flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_CONSTANT)
+        yield (slice(top, bottom), slice(x0, x1)), local, warped
 
 
 def _region(

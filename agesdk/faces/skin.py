@@ -11,24 +11,18 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-# FaceMesh contours.
-_OVAL = (
-    10, 338, 297, 332, 284, 251, 389, 356, 454, 323, 361, 288, 397, 365, 379, 378, 400, 377,
-    152, 148, 176, 149, 150, 136, 172, 58, 132, 93, 234, 127, 162, 21, 54, 103, 67, 109,
-)  # fmt: skip
-_OVAL_TOP = (251, 284, 332, 297, 338, 10, 109, 67, 103, 54, 21)
-_EYES = (
-    (33, 246, 161, 160, 159, 158, 157, 173, 133, 155, 154, 153, 145, 144, 163, 7),
-    (263, 466, 388, 387, 386, 385, 384, 398, 362, 382, 381, 380, 374, 373, 390, 249),
+from agesdk.faces.mesh import (
+    BROWS,
+    CHIN,
+    EYE_CORNERS,
+    EYES,
+    FOREHEAD_TOP,
+    LIPS,
+    NOSTRILS,
+    OPEN_SKIN,
+    OVAL,
+    OVAL_TOP,
 )
-_BROWS = ((70, 63, 105, 66, 107, 55, 65, 52, 53, 46), (300, 293, 334, 296, 336, 285, 295, 282, 283, 276))
-_LIPS = (61, 185, 40, 39, 37, 0, 267, 269, 270, 409, 291, 375, 321, 405, 314, 17, 84, 181, 91, 146)
-_NOSTRILS = (
-    (98, 97, 2, 94, 19, 125, 241, 238, 79, 166, 219, 64),
-    (327, 326, 2, 94, 19, 354, 461, 458, 309, 392, 439, 294),
-)
-# Points on cheeks, nose bridge and lower forehead that hair, beard and glasses seldom cover.
-_REFERENCE = (50, 280, 101, 330, 118, 347, 36, 266, 151, 9, 4, 195, 205, 425)
 
 
 @dataclass(frozen=True)
@@ -47,10 +41,10 @@ def skin_tone(image: np.ndarray, landmarks: np.ndarray) -> SkinTone:
     image: uint8 [H, W, 3] RGB; landmarks: float [468, 2 or 3], pixels of ``image``.
     """
     points = np.asarray(landmarks, np.float64)[:, :2]
-    half = max(1, round(0.02 * float(np.linalg.norm(points[263] - points[33]))))
+    half = max(1, round(0.02 * _eye_span(points)))
     height, width = image.shape[:2]
     patches = []
-    for index in _REFERENCE:
+    for index in OPEN_SKIN:
         x, y = (int(v) for v in np.clip(np.round(points[index]), 0, [width - 1, height - 1]))
         patch = image[max(0, y - half) : y + half + 1, max(0, x - half) : x + half + 1]
         patches.append(patch.reshape(-1, 3).mean(0))
@@ -66,27 +60,32 @@ def skin_mask(crop: np.ndarray, landmarks: np.ndarray, tone: SkinTone) -> np.nda
     crop: uint8 [size, size, 3] RGB; landmarks: float [468, 2] in crop pixels; tone: `skin_tone` of the face.
     """
     size = crop.shape[0]
-    scale = (
-        float(np.linalg.norm(landmarks[263] - landmarks[33])) / 1.4
-    )  # about one face scale, in crop pixels
+    scale = _eye_span(landmarks) / 1.4  # about one face scale, in crop pixels
     mask = np.zeros((size, size), np.uint8)
     cv2.fillPoly(mask, [_fixed(_raised_oval(landmarks))], 255, cv2.LINE_AA, 4)
-    for contour, grow in (
-        *((eye, 0.05) for eye in _EYES),
-        *((brow, 0.035) for brow in _BROWS),
-        (_LIPS, 0.03),
-        *((nostril, 0.0) for nostril in _NOSTRILS),
+    for outline, grow in (
+        *((_hull(landmarks, eye), 0.05) for eye in EYES),
+        *((_hull(landmarks, brow), 0.035) for brow in BROWS),
+        (landmarks[list(LIPS)], 0.03),
+        *((_hull(landmarks, nostril), 0.0) for nostril in NOSTRILS),
     ):
-        hull = cv2.convexHull(landmarks[list(contour)].astype(np.float32)) if contour is not _LIPS else None
-        outline = landmarks[list(contour)] if hull is None else hull[:, 0]
         cv2.fillPoly(mask, [_fixed(outline)], 0, cv2.LINE_AA, 4)
         if grow:
             cv2.polylines(mask, [_fixed(outline)], True, 0, max(1, round(2 * grow * scale)), cv2.LINE_AA, 4)
     geometry = cv2.GaussianBlur(mask.astype(np.float32) / 255, (0, 0), size / 90)
     face = np.zeros((size, size), np.uint8)
-    cv2.fillPoly(face, [_fixed(landmarks[list(_OVAL)])], 255, cv2.LINE_AA, 4)
+    cv2.fillPoly(face, [_fixed(landmarks[list(OVAL)])], 255, cv2.LINE_AA, 4)
     inside = cv2.GaussianBlur(face.astype(np.float32) / 255, (0, 0), size / 40)
     return geometry * _skin_likeness(crop, tone, inside)
+
+
+def _eye_span(landmarks: np.ndarray) -> float:
+    """Distance of the outer corners of the eyes."""
+    return float(np.linalg.norm(landmarks[EYE_CORNERS[1][1]] - landmarks[EYE_CORNERS[0][0]]))
+
+
+def _hull(landmarks: np.ndarray, contour: tuple[int, ...]) -> np.ndarray:
+    return np.asarray(cv2.convexHull(landmarks[list(contour)].astype(np.float32))[:, 0])
 
 
 def _fixed(points: np.ndarray) -> np.ndarray:
@@ -96,11 +95,11 @@ def _fixed(points: np.ndarray) -> np.ndarray:
 
 def _raised_oval(landmarks: np.ndarray) -> np.ndarray:
     """The face oval with its top lifted: the mesh ends below many hairlines, colour finds hair."""
-    chin_to_top = landmarks[10] - landmarks[152]
-    points = landmarks[list(_OVAL)].copy()
-    top = {index: i for i, index in enumerate(_OVAL)}
-    middle = (len(_OVAL_TOP) - 1) / 2
-    for i, index in enumerate(_OVAL_TOP):
+    chin_to_top = landmarks[FOREHEAD_TOP] - landmarks[CHIN]
+    points = landmarks[list(OVAL)].copy()
+    top = {index: i for i, index in enumerate(OVAL)}
+    middle = (len(OVAL_TOP) - 1) / 2
+    for i, index in enumerate(OVAL_TOP):
         lift = 0.11 * np.cos(0.5 * np.pi * (i - middle) / (middle + 1))
         points[top[index]] += lift * chin_to_top
     return points

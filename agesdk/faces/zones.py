@@ -22,15 +22,14 @@ import cv2
 import numpy as np
 
 from agesdk.errors import TargetError, ZoneError
+from agesdk.faces.frames import make_frame
+from agesdk.faces.mesh import eye_angle, eye_centres, mouth_centre
 
 Side = Literal["left", "right", "centre"]
 Targets = Mapping[str, "float | None"] | float
 
 CROP_SIZE = 128
 """Side of a zone crop in pixels (LDLA: 128 × 128)."""
-
-# Corners of both eyes and of the mouth, from the viewer's left to right.
-_EYE_LEFT, _EYE_RIGHT, _MOUTH = (33, 133), (362, 263), (61, 291)
 
 # The octagon inside which a crop may change, as fractions of the crop's side.
 _OCTAGON = (
@@ -104,18 +103,10 @@ ZONES: tuple[Zone, ...] = (
 
 ZONE_KINDS: tuple[str, ...] = tuple(dict.fromkeys(zone.kind for zone in ZONES))
 GROUPS: tuple[str, ...] = ("all", "top", "bottom", "left", "right")
-_BY_NAME = {zone.name: zone for zone in ZONES}
 
 
-def zone_by_name(name: str) -> Zone:
-    """The zone called ``name``; raises `ZoneError` with the nearest names otherwise."""
-    zone = _BY_NAME.get(name)
-    if zone is None:
-        raise _unknown(name, tuple(_BY_NAME))
-    return zone
-
-
-def _unknown(name: str, known: tuple[str, ...]) -> ZoneError:
+def _unknown(name: str) -> ZoneError:
+    known = tuple(dict.fromkeys([*(zone.name for zone in ZONES), *ZONE_KINDS, *GROUPS]))
     close = difflib.get_close_matches(
         str(name).lower().replace("-", "_").replace("'", ""), known, n=1, cutoff=0.5
     )
@@ -131,15 +122,31 @@ def expand(name: str) -> tuple[Zone, ...]:
     key = str(name).strip().lower().replace("-", "_")
     found = tuple(zone for zone in ZONES if key in (zone.name, zone.kind) or key in zone.groups)
     if not found:
-        raise _unknown(name, (*_BY_NAME, *(kind for kind in ZONE_KINDS if kind not in _BY_NAME), *GROUPS))
+        raise _unknown(name)
     return found
 
 
-def resolve_targets(targets: Targets) -> dict[str, float]:
-    """Target score per zone name, in table order, from what a caller writes.
+@dataclass(frozen=True)
+class ResolvedTargets:
+    """What is to become of every zone that a caller named; the others are neither treated nor protected.
+
+    Attributes
+    ----------
+    scores:
+        Target score in 0..1 by zone name, in table order.
+    kept:
+        Zones set to None, in table order: they stay as they are, under the treated neighbours' overlap too.
+    """
+
+    scores: dict[str, float]
+    kept: tuple[str, ...] = ()
+
+
+def resolve_targets(targets: Targets) -> ResolvedTargets:
+    """Targets by zone from what a caller writes.
 
     ``targets`` is one number for all zones, or a mapping from zone names, kinds or groups to scores in 0..1
-    or ``None`` (leave untouched). The more specific name wins whatever the order: a group is overridden by a
+    or ``None`` (stays as it is). The more specific name wins whatever the order: a group is overridden by a
     smaller group, a group by a kind, a kind by a zone. Raises `ZoneError` for an unknown name, `TargetError`
     for a score that is not a number in 0..1 or when no zone is left to treat.
     """
@@ -152,13 +159,13 @@ def resolve_targets(targets: Targets) -> dict[str, float]:
             if zone.name not in chosen or len(zones) <= chosen[zone.name][0]:
                 chosen[zone.name] = (len(zones), score)
     resolved = {zone.name: chosen[zone.name][1] for zone in ZONES if zone.name in chosen}
-    result = {name: score for name, score in resolved.items() if score is not None}
-    if not result:
+    scores = {name: score for name, score in resolved.items() if score is not None}
+    if not scores:
         raise TargetError(
             "No zone has a target.",
             fix="Give at least one, such as {'forehead': 0.8}, or one number for all.",
         )
-    return result
+    return ResolvedTargets(scores, tuple(name for name, score in resolved.items() if score is None))
 
 
 def _score(name: str, value: object) -> float:
@@ -181,13 +188,9 @@ def face_scale(landmarks: np.ndarray) -> float:
 
     landmarks: float [468, 2 or 3], pixels. Either distance shrinks when the head turns; the larger one stays.
     """
-    left, right, mouth = _eyes_and_mouth(landmarks)
+    left, right = eye_centres(landmarks)
+    mouth = mouth_centre(landmarks)
     return float(max(np.linalg.norm(right - left), 0.95 * np.linalg.norm(mouth - (left + right) / 2)))
-
-
-def _eyes_and_mouth(landmarks: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    points = np.asarray(landmarks, np.float64)[:, :2]
-    return points[list(_EYE_LEFT)].mean(0), points[list(_EYE_RIGHT)].mean(0), points[list(_MOUTH)].mean(0)
 
 
 def crop_transform(
@@ -199,66 +202,13 @@ def crop_transform(
     same centre). A mirrored zone's map has a negative determinant.
     """
     points = np.asarray(landmarks, np.float64)[:, :2]
-    left, right, _ = _eyes_and_mouth(points)
-    scale = face_scale(points)
-    angle = math.atan2(right[1] - left[1], right[0] - left[0])
+    scale, angle = face_scale(points), eye_angle(points)
     across = np.array([math.cos(angle), math.sin(angle)])
     down = np.array([-across[1], across[0]])
     outward = -across if zone.side == "left" else across
     centre = sum((weight * points[index] for index, weight in zone.anchors), np.zeros(2))
     centre = centre + scale * (zone.offset[0] * outward + zone.offset[1] * down)
-    step = margin * zone.side_length * scale / size
-    columns = np.stack([-across if zone.mirrored else across, down], axis=1) * step
-    origin = centre - columns @ np.full(2, (size - 1) / 2)
-    return np.concatenate([columns, origin[:, None]], axis=1)
-
-
-def pixels_per_crop_pixel(transform: np.ndarray) -> float:
-    """How many image pixels one crop pixel spans."""
-    return math.sqrt(abs(float(np.linalg.det(transform[:, :2]))))
-
-
-def extract_crop(image: np.ndarray, transform: np.ndarray, size: int = CROP_SIZE) -> np.ndarray:
-    """The crop that ``transform`` describes, antialiased, uint8 [size, size, 3]; outside the picture its edge
-    repeats.
-
-    image: uint8 [H, W, 3]. Only the pixels under the crop are read.
-    """
-    step = pixels_per_crop_pixel(transform)
-    corners = transform[:, :2] @ np.array(
-        [[0, size - 1, 0, size - 1], [0, 0, size - 1, size - 1]], np.float64
-    )
-    corners = corners + transform[:, 2:]
-    reach = math.ceil(2 * step) + 2
-    height, width = image.shape[:2]
-    x0, y0 = (int(v) for v in np.clip(np.floor(corners.min(1)) - reach, 0, [width - 1, height - 1]))
-    x1, y1 = (int(v) for v in np.clip(np.ceil(corners.max(1)) + reach, [x0 + 1, y0 + 1], [width, height]))
-    region = image[y0:y1, x0:x1]
-    local = transform.copy()
-    local[:, 2] -= (x0, y0)
-    shrink = int(step // 2)
-    if (
-        shrink > 1
-    ):  # a crop of a very large face: average blocks first, so that the rest costs the same at any size
-        small = (max(1, region.shape[1] // shrink), max(1, region.shape[0] // shrink))
-        factors = np.array([small[0] / region.shape[1], small[1] / region.shape[0]])
-        region = cv2.resize(region, small, interpolation=cv2.INTER_AREA)
-        local[:, :2] *= factors[:, None]
-        local[:, 2] = (local[:, 2] + 0.5) * factors - 0.5
-        step = pixels_per_crop_pixel(local)
-    samples = max(1, math.ceil(step))
-    fine = local.copy()
-    fine[:, :2] /= samples
-    fine[:, 2] = local[:, 2] + local[:, :2] @ np.full(2, (1 - samples) / (2 * samples))
-    method = cv2.INTER_CUBIC if samples == 1 else cv2.INTER_LINEAR
-    crop = cv2.warpAffine(
-        region,
-        fine,
-        (size * samples, size * samples),
-        flags=method | cv2.WARP_INVERSE_MAP,
-        borderMode=cv2.BORDER_REPLICATE,
-    )
-    return crop if samples == 1 else cv2.resize(crop, (size, size), interpolation=cv2.INTER_AREA)
+    return make_frame(centre, margin * zone.side_length * scale, size, angle, zone.mirrored)
 
 
 def landmarks_in_crop(landmarks: np.ndarray, transform: np.ndarray) -> np.ndarray:

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from agesdk.faces.zones import extract_crop
+from agesdk.faces.frames import extract_crop
 from benchmarks.quality.chips import chip_transform
 from benchmarks.quality.packages import Package, package_files
 

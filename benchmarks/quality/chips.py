@@ -5,10 +5,12 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from agesdk.faces.mesh import EYE_CORNERS, NOSE_BASE
+
 # Outer and inner corner of the left eye, of the right eye, and the base of the nose (left and right are the
-# person's). FaceMesh index of each, and its place in dlib's mean face (`get_face_chip_details`, five-point
-# case), where the unit square is the chip without padding.
-_MESH_INDICES = (263, 362, 33, 133, 2)
+# person's). Mesh index of each, and its place in dlib's mean face (`get_face_chip_details`, five-point case),
+# where the unit square is the chip without padding.
+_MESH_INDICES = (*reversed(EYE_CORNERS[1]), *EYE_CORNERS[0], NOSE_BASE)
 _MEAN_FACE = np.array(
     [
         [0.8595674595992, 0.2134981538014],

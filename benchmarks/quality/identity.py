@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from agesdk.errors import UsageError
-from agesdk.faces.zones import extract_crop
+from agesdk.faces.frames import extract_crop
 from benchmarks.quality.chips import chip_transform
 from benchmarks.quality.packages import Package, package_files
 

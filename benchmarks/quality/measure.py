@@ -14,8 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from agesdk.errors import FaceError, ImageError
+from agesdk.faces.frames import extract_crop
 from agesdk.faces.skin import SkinTone, skin_mask, skin_tone
-from agesdk.faces.zones import CROP_SIZE, ZONES, Zone, crop_transform, extract_crop, landmarks_in_crop
+from agesdk.faces.zones import CROP_SIZE, ZONES, Zone, crop_transform, landmarks_in_crop
 from agesdk.imaging import read_image
 from benchmarks.quality import metrics
 from benchmarks.quality.age import AgeNetwork, age_chips

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +12,7 @@ from numpy.typing import NDArray
 
 from agesdk.errors import UsageError
 from agesdk.faces.zones import CROP_SIZE
+from training.crop_table import CropTable, open_pixels
 from training.scores import WrinkleIndex, load_indices, ridge_features
 
 HELD_OUT = "test"
@@ -60,29 +60,26 @@ class Population:
     @classmethod
     def open(cls, folder: Path) -> Population:
         """Open a prepared folder; UsageError when it is not one."""
+        table = CropTable.read(folder)
         try:
-            with open(folder / "index.csv", newline="", encoding="utf-8") as file:
-                rows = list(csv.DictReader(file))
-            columns = {
-                name: np.array([row[name] for row in rows]) for name in ("file", "zone", "kind", "split")
-            }
-            population = cls(
-                folder=folder,
-                crops=np.load(folder / "crops.npy", mmap_mode="r", allow_pickle=False),
-                masks=np.load(folder / "masks.npy", mmap_mode="r", allow_pickle=False),
-                score=np.array([float(row["score"]) for row in rows]),
-                indices=load_indices(folder / "wrinkle-index.json"),
-                **columns,
-            )
-        except (OSError, KeyError, ValueError, TypeError, json.JSONDecodeError) as error:
+            indices = load_indices(folder / "wrinkle-index.json")
+        except (OSError, KeyError, ValueError, TypeError) as error:
             raise UsageError(
-                f"{folder} does not hold prepared zones",
+                f"{folder} has no usable wrinkle-index.json",
                 str(error),
-                "Make them: python -m training prepare-zones FACES_DIR ZONES_DIR",
+                "Make the folder: python -m training prepare-zones FACES_DIR ZONES_DIR",
             ) from error
-        if not len(population.crops) == len(population.masks) == len(rows):
-            raise UsageError(f"crops.npy, masks.npy and index.csv of {folder} differ in length")
-        return population
+        return cls(
+            folder=folder,
+            crops=open_pixels(folder, "crops", len(table)),
+            masks=open_pixels(folder, "masks", len(table)),
+            file=table.file,
+            zone=table.zone,
+            kind=table.kind,
+            split=table.split,
+            score=table.score,
+            indices=indices,
+        )
 
     def label(self, file: str, zone: str) -> float:
         """The score of a zone of a picture; NaN when it has none."""

@@ -5,9 +5,11 @@ from __future__ import annotations
 import io
 import os
 import struct
+import time
 import tracemalloc
 import zlib
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -98,6 +100,36 @@ def test_cut_off_pictures_are_refused(container: str, share: float) -> None:
     data = SOUND[container]
     with pytest.raises(ImageError):
         read_image(data[: int(len(data) * share)])
+
+
+def camera_jpeg(progressive: bool = False, restart: int = 0) -> bytes:
+    """A JPEG as cameras write it: its EXIF segment holds a thumbnail, a whole JPEG with its end marker."""
+    pixels = np.random.default_rng(2).integers(0, 256, (120, 160, 3), np.uint8)
+    whole = io.BytesIO()
+    Image.fromarray(pixels).save(whole, "JPEG", progressive=progressive, restart_marker_rows=restart)
+    exif = b"Exif\x00\x00II*\x00\x08\x00\x00\x00\x00\x00\x00\x00\x00\x00" + SOUND["JPEG"]
+    segment = b"\xff\xe1" + struct.pack(">H", len(exif) + 2) + exif
+    return b"\xff\xd8" + segment + whole.getvalue()[2:]
+
+
+@pytest.mark.parametrize("options", [{}, {"progressive": True}, {"restart": 1}])
+def test_a_camera_picture_cut_off_after_its_thumbnail_is_refused(options: dict[str, Any]) -> None:
+    data = camera_jpeg(**options)
+    assert data.count(b"\xff\xd9") == 2
+    assert read_image(data).shape == (120, 160, 3)
+    assert read_image(data + b"\x00trailer\xff").shape == (120, 160, 3)
+    for end in (len(data) * 3 // 4, len(data) - 2, len(data) - 1):
+        for rest in (b"", b"\x00" * 64, b"\xff" * 64):
+            with pytest.raises(ImageError, match="damaged or cut off"):
+                read_image(data[:end] + rest)
+
+
+def test_a_long_run_of_fill_bytes_costs_no_time() -> None:
+    data = camera_jpeg()
+    start = time.process_time()
+    with pytest.raises(ImageError):
+        read_image(data[:-2] + b"\xff" * 2**24)
+    assert time.process_time() - start < 2.0
 
 
 def test_a_frame_that_differs_from_its_header_is_refused() -> None:

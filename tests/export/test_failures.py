@@ -133,7 +133,7 @@ def test_weights_that_are_not_finite_are_refused(sd_copy: Path, only_first_netwo
         (lambda c: edit_json(c / "model_index.json", colour="red"), r"unknown key 'colour'"),
         (lambda c: edit_json(c / "model_index.json", mode="inpaint"), r"mode"),
         (lambda c: edit_json(c / "model_index.json", defaults={"steps": 0}), r"defaults\.steps"),
-        (lambda c: edit_json(c / "model_index.json", ancestries=["any"]), r"ancestries"),
+        (lambda c: edit_json(c / "condition_encoder" / "config.json", ancestries=["", ""]), r"ancestries"),
         (
             lambda c: edit_json(c / "scheduler" / "scheduler_config.json", _class_name="Heun"),
             r"scheduler Heun",

@@ -1,58 +1,13 @@
 import cv2
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from agesdk.faces import Face
-from agesdk.faces.align import (
-    aligned,
-    arcface_template,
-    arcface_transform,
-    ffhq_transform,
-    five_points,
-    inverse,
-    similarity,
-)
+from agesdk.faces.align import aligned, ffhq_transform, five_points
 
 
 def apply(transform: np.ndarray, points: np.ndarray) -> np.ndarray:
     return points @ transform[:, :2].T + transform[:, 2]
-
-
-@given(
-    scale=st.floats(0.1, 50),
-    angle=st.floats(-3.1, 3.1),
-    x=st.floats(-3000, 3000),
-    y=st.floats(-3000, 3000),
-)
-def test_similarity_recovers_the_map_that_made_the_points(
-    scale: float, angle: float, x: float, y: float
-) -> None:
-    columns = scale * np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
-    target = arcface_template() @ columns.T + [x, y]
-    assert np.allclose(similarity(arcface_template(), target), np.column_stack([columns, [x, y]]), atol=1e-6)
-
-
-def test_similarity_agrees_with_opencv_on_noisy_points() -> None:
-    rng = np.random.default_rng(2)
-    source = arcface_template()
-    target = source * 3.1 + rng.normal(0, 4, source.shape) + [50, 20]
-    # A four-parameter least-squares solution, written as a linear system: [a -b tx; b a ty].
-    rows, values = [], []
-    for (x, y), (u, v) in zip(source, target):
-        rows += [[x, -y, 1, 0], [y, x, 0, 1]]
-        values += [u, v]
-    a, b, tx, ty = np.linalg.lstsq(np.array(rows), np.array(values), rcond=None)[0]
-    assert np.allclose(similarity(source, target), [[a, -b, tx], [b, a, ty]])
-
-
-def test_arcface_alignment_puts_the_points_on_the_template(face: Face) -> None:
-    to_chip = inverse(arcface_transform(face.keypoints, 112))
-    error = np.linalg.norm(apply(to_chip, face.keypoints) - arcface_template(112), axis=1)
-    assert error.max() < 8.0  # a broad smile: the mouth is wider than the template's
-    assert error[:3].max() < 5.0
-    assert np.allclose(arcface_template(224), 2 * arcface_template(112))
 
 
 def test_ffhq_square_follows_the_formula_of_its_paper(face: Face) -> None:

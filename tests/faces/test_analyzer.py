@@ -240,6 +240,7 @@ def changed(face: Face, size: float, yaw: float) -> Face:
         (200.0, -71.0, None, "71°", {"yaw": -71.0}),
         (200.0, 0.0, 1, "no face 1", {}),
         (200.0, 0.0, -1, "no face -1", {}),
+        (200.0, 0.0, "0", "no face '0'", {}),
     ],
 )
 def test_unusable_faces_are_refused_with_what_was_measured(

@@ -6,6 +6,7 @@ import cv2
 import numpy as np
 import pytest
 
+from agesdk.faces.frames import extract_crop
 from agesdk.faces.paste import (
     FINEST_SHARE,
     add_change,
@@ -14,8 +15,9 @@ from agesdk.faces.paste import (
     grain_level,
     matched_change,
     missing_grain,
+    restore,
 )
-from agesdk.faces.zones import ZONES, extract_crop, feather_mask
+from agesdk.faces.zones import ZONES, feather_mask
 
 SIZE = 128
 MASK = feather_mask(ZONES[0], SIZE)
@@ -66,6 +68,21 @@ def test_an_unchanged_crop_changes_nothing(transform):
     pasted = source.copy()
     add_change(pasted, matched_change(crop, crop, MASK), MASK, transform)
     np.testing.assert_array_equal(pasted, source)
+
+
+@pytest.mark.parametrize("transform", FRAMES)
+def test_a_restored_source_is_identical_inside_and_fades_to_the_rim(transform):
+    source = picture()
+    changed = 255 - source
+    restored = changed.copy()
+    restore(restored, source, MASK, transform)
+    height, width = source.shape[:2]
+    share = cv2.warpAffine(MASK, transform, (width, height), flags=cv2.INTER_LINEAR)
+    assert (share == 1.0).any()
+    np.testing.assert_array_equal(restored[share == 1.0], source[share == 1.0])
+    np.testing.assert_array_equal(restored[share == 0.0], changed[share == 0.0])
+    blend = changed + share[..., None] * (source.astype(np.float64) - changed)
+    assert np.abs(restored - blend).max() <= 0.51
 
 
 def test_strips_give_what_one_piece_gives(monkeypatch):

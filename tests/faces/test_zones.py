@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agesdk.errors import AgeSDKError, TargetError, ZoneError
+from agesdk.faces.frames import extract_crop, frame_step
 from agesdk.faces.zones import (
     GROUPS,
     ZONE_KINDS,
@@ -18,11 +19,9 @@ from agesdk.faces.zones import (
     Zone,
     crop_transform,
     expand,
-    extract_crop,
     face_scale,
     feather_mask,
     landmarks_in_crop,
-    pixels_per_crop_pixel,
     resolve_targets,
 )
 
@@ -57,10 +56,12 @@ def test_targets_cover_what_is_named_and_the_most_specific_wins(targets: dict[st
     except TargetError:
         assert all(value is None for name, value in targets.items() if name in NAMES)
         return
-    assert set(resolved) <= covered and list(resolved) == [name for name in NAMES if name in resolved]
+    assert {*resolved.scores, *resolved.kept} == covered and not set(resolved.scores) & set(resolved.kept)
+    for names in (resolved.scores, resolved.kept):
+        assert list(names) == [name for name in NAMES if name in names]
     for name, value in targets.items():
         if name in NAMES:
-            assert resolved.get(name) == value
+            assert resolved.scores.get(name) == value and (name in resolved.kept) == (value is None)
 
 
 @given(
@@ -74,7 +75,24 @@ def test_any_targets_give_a_result_or_a_typed_error(targets: dict[str, object]) 
     except AgeSDKError as error:
         assert str(error)
     else:
-        assert all(name in NAMES and 0.0 <= value <= 1.0 for name, value in resolved.items())
+        assert all(name in NAMES and 0.0 <= value <= 1.0 for name, value in resolved.scores.items())
+
+
+@pytest.mark.parametrize(
+    "targets, scores, kept",
+    [
+        (0.4, NAMES, []),
+        ({"forehead": 0.4}, ["forehead"], []),
+        ({"upper_lip": 0.4, "crows_feet": None}, ["upper_lip"], ["crows_feet_left", "crows_feet_right"]),
+        ({"crows_feet_left": 0.4, "crows_feet": None}, ["crows_feet_left"], ["crows_feet_right"]),
+        ({"glabella": 0.4, "all": None}, ["glabella"], [name for name in NAMES if name != "glabella"]),
+    ],
+)
+def test_only_zones_set_to_none_are_kept(
+    targets: dict[str, float | None] | float, scores: list[str], kept: list[str]
+) -> None:
+    resolved = resolve_targets(targets)
+    assert (list(resolved.scores), list(resolved.kept)) == (scores, kept)
 
 
 @pytest.mark.parametrize(
@@ -100,7 +118,7 @@ def test_face_scale_is_the_larger_of_eye_and_mouth_distance() -> None:
 def test_crops_turn_with_the_head_and_mirror_the_right_side(zone: Zone, angle: float) -> None:
     landmarks = mesh(angle)
     transform = crop_transform(landmarks, zone)
-    assert pixels_per_crop_pixel(transform) == pytest.approx(zone.side_length * 100.0 / 128)
+    assert frame_step(transform) == pytest.approx(zone.side_length * 100.0 / 128)
     assert (np.linalg.det(transform[:, :2]) < 0) == (zone.side == "right")
     upright = landmarks_in_crop(landmarks, transform)
     eyes = upright[[362, 263]].mean(0) - upright[[33, 133]].mean(0)

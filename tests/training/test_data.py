@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from agesdk.errors import UsageError
 from agesdk.faces.zones import ZONE_KINDS
 from agesdk.manifest import SchedulerSettings
 from training.config import ConfigError, DataConfig, config_from_dict
@@ -190,7 +191,7 @@ def test_broken_folders_say_what_is_wrong(
     folder = tmp_path / "zones"
     shutil.copytree(zones_folder, folder)
     break_folder(folder, kind)
-    with pytest.raises(ConfigError, match=message):
+    with pytest.raises(UsageError, match=message):
         ZoneCrops.open(folder)
 
 

@@ -7,8 +7,9 @@ import math
 import numpy as np
 import pytest
 
+from agesdk.faces.frames import extract_crop
 from agesdk.faces.paste import add_change, matched_change, missing_grain
-from agesdk.faces.zones import ZONES, extract_crop, zone_by_name
+from agesdk.faces.zones import ZONES
 
 torch = pytest.importorskip("torch")
 diffusers = pytest.importorskip("diffusers")
@@ -95,9 +96,9 @@ def test_every_crop_and_the_whole_picture(sd, portrait, sampler, steps, strength
 
     picture = image.copy()
     for name in sorted(treated, key=lambda name: result.zones[name].wave):
-        zone, source = zone_by_name(name), prepared.crops[name]
-        crop = extract_crop(picture, source.transform)
-        words = zone.kind.replace("_", " ")
+        source = prepared.crops[name]
+        crop = extract_crop(picture, source.transform, 128)
+        words = source.zone.kind.replace("_", " ")
         percent = round(100 * result.zones[name].target)
         expected = plain_img2img(
             sd,
@@ -113,7 +114,7 @@ def test_every_crop_and_the_whole_picture(sd, portrait, sampler, steps, strength
         )
         assert psnr(result.zones[name].crop, expected) >= 50.0, name
         difference = matched_change(expected, crop, source.paste_mask)
-        difference += missing_grain(expected, crop, source.paste_mask, ZONES.index(zone))
+        difference += missing_grain(expected, crop, source.paste_mask, ZONES.index(source.zone))
         add_change(picture, difference, source.paste_mask, source.transform)
     assert psnr(result.image, picture) >= 50.0
     assert psnr(result.image, image) < 40.0, "the random model changed nothing: the comparison shows nothing"

@@ -10,7 +10,7 @@ import pytest
 from agesdk.diffusion.schedule import make_schedule
 from agesdk.faces.paste import add_change
 from agesdk.faces.skin import blur_inside
-from agesdk.faces.zones import ZONE_KINDS, zone_by_name
+from agesdk.faces.zones import ZONE_KINDS
 
 torch = pytest.importorskip("torch")
 
@@ -44,7 +44,7 @@ def test_a_zone_equals_the_modules_own_sampling(small, portrait, name, guidance)
         blurred = blur_inside(source.pixels, source.skin, settings.blur_sigma)
         masked = vae.encode(to_tensor(blurred))[0]
         mask = torch.nn.functional.avg_pool2d(torch.from_numpy(source.skin)[None, None], 8)
-        zone = torch.tensor([ZONE_KINDS.index(zone_by_name(name).kind)])
+        zone = torch.tensor([ZONE_KINDS.index(source.zone.kind)])
         hidden, null = (condition(zone, torch.tensor([score])) for score in (0.9, -1.0))
         sample = schedule.start_latents * mean + schedule.start_noise * noise[:1]
         for step in schedule.steps:

@@ -13,7 +13,7 @@ import pytest
 import agesdk
 from agesdk.diffusion.schedule import make_schedule
 from agesdk.errors import Cancelled, FaceError, TargetError, UsageError, ZoneError
-from agesdk.faces.zones import ZONES, resolve_targets
+from agesdk.faces.zones import ZONES, crop_transform, feather_mask, resolve_targets
 from agesdk.imaging import read_settings
 
 ALL = [zone.name for zone in ZONES]
@@ -56,7 +56,7 @@ def test_pixels_outside_the_treated_zones_are_identical(case, targets):
     assert result.image.shape == face.image.shape and result.image.dtype == np.uint8
     height, width = face.image.shape[:2]
     allowed = np.zeros((height, width), bool)
-    for name in resolve_targets(targets):
+    for name in resolve_targets(targets).scores:
         mask = (face.crops[name].paste_mask > 0).astype(np.float32)
         allowed |= cv2.warpAffine(mask, face.crops[name].transform, (width, height)) > 0
     changed = (result.image != face.image).any(axis=2)
@@ -64,10 +64,48 @@ def test_pixels_outside_the_treated_zones_are_identical(case, targets):
     assert not changed[~allowed].any()
 
 
-def test_none_leaves_a_zone_untouched(case):
+def zone_share(face, name):
+    """How much of each pixel belongs to a zone, float32 [H, W]: its feather mask at the picture's scale."""
+    zone = next(zone for zone in ZONES if zone.name == name)
+    size = face.image.shape[1::-1]
+    return cv2.warpAffine(feather_mask(zone), crop_transform(face.face.landmarks, zone), size)
+
+
+@pytest.mark.parametrize("refine", [False, True])
+def test_a_zone_set_to_none_stays_as_it_is_where_its_neighbours_overlap_it(request, portrait, refine):
+    ager = request.getfixturevalue("sd" if refine else "small").ager()
+    face = ager.prepare(*portrait)
+    not_named = ager.age(face, {"interocular": 0.9, "forehead": 0.9}, seed=3, refine=refine)
+    kept = ager.age(face, {"interocular": 0.9, "forehead": 0.9, "glabella": None}, seed=3, refine=refine)
+    share = zone_share(face, "glabella")
+    inside, outside = share == 1.0, share == 0.0
+    assert (not_named.image != face.image)[inside].any()  # the neighbours do reach into it
+    np.testing.assert_array_equal(kept.image[inside], face.image[inside])
+    np.testing.assert_array_equal(kept.image[outside], not_named.image[outside])
+    # No seam: every pixel of the rim lies between the two pictures it fades between.
+    ends = np.stack([face.image, not_named.image])
+    assert (kept.image >= ends.min(axis=0)).all() and (kept.image <= ends.max(axis=0)).all()
+    assert list(kept.zones) == ["forehead", "interocular"]
+    assert kept.settings["targets"] == {"forehead": 0.9, "interocular": 0.9, "glabella": None}
+    # What was written down gives the same picture again, and one zone after the other too.
+    again = ager.age(face, kept.settings["targets"], seed=3, refine=refine, sequential=True)
+    assert np.abs(again.image.astype(int) - kept.image).max() <= 1
+
+
+def test_scores_after_are_those_of_the_picture_with_kept_zones(case):
     ager, face = case
-    result = ager.age(face, {"top": 0.9, "forehead": None}, seed=3)
-    assert "forehead" not in result.zones and "glabella" in result.zones
+    result = ager.age(face, {"glabella": 0.9, "forehead": None}, seed=3)
+    crop = face.crops["glabella"].retaken(result.image)
+    score = ager.model.scores(ager.model.encode(crop.pixels[None])[0], ["glabella"])[0]
+    assert result.zones["glabella"].score_after == pytest.approx(score, abs=1e-5)
+
+
+def test_a_zone_that_can_not_be_treated_can_be_kept(small, portrait):
+    ager = small.ager(zones=("forehead",))
+    face = ager.prepare(*portrait)
+    result = ager.age(face, {"forehead": 0.9, "glabella": None}, seed=3)
+    inside = zone_share(face, "glabella") == 1.0
+    np.testing.assert_array_equal(result.image[inside], face.image[inside])
 
 
 def test_a_seed_repeats_and_another_differs(case):
@@ -242,6 +280,9 @@ def test_the_refiner_works_inside_the_face(sd, portrait):
         (0.5, {"guidance_scale": -1.0}, TargetError, "guidance"),
         (0.5, {"guidance_scale": float("nan")}, TargetError, "guidance"),
         (0.5, {"ethnicity": "Hispanic"}, UsageError, "knows none"),
+        (0.5, {"ethnicity": " "}, UsageError, "not a name"),
+        (0.5, {"ethnicity": 7}, UsageError, "not a name"),
+        (0.5, {"ethnicity": "x" * 70_000}, UsageError, "70000 characters"),
         (0.5, {"refine": True}, UsageError, "no refiner"),
         (0.5, {"noise": {}}, UsageError, "missing"),
         (0.5, {"noise": {name: np.zeros((1, 4, 8, 8)) for name in ALL}}, UsageError, "shape"),
