@@ -63,6 +63,7 @@ class Run:
             "ethnicity": self.ethnicity,
             "sequential": self.sequential,
             "refine": refine,
+            "precision": model.engines.precisions(),
         }
 
 
