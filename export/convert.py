@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import logging
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -21,6 +20,9 @@ if TYPE_CHECKING:
     from .bundle_writer import BundleWriter
 
 logger = logging.getLogger(__name__)
+
+NO_CROPS = "int8 is calibrated on real crops"
+GIVE_CROPS = "Give --crops: the output of python -m training prepare-zones"
 
 
 @dataclass(frozen=True)
@@ -118,6 +120,8 @@ def convert(options: Options) -> Manifest:
 
     source = Bundle.open(options.bundle)
     _check(source, options)
+    if options.precision == "int8" and options.crops is None:
+        raise UsageError(NO_CROPS, "", GIVE_CROPS)
     with new_bundle(options.target, options.replace) as writer:
         if options.precision == "fp16":
             made, measured = _to_half(source, options, writer)
@@ -135,10 +139,7 @@ def convert(options: Options) -> Manifest:
         for entry in manifest.files:
             if entry.path not in dropped | written | {MANIFEST_NAME}:
                 writer.copy(source.file_path(entry.path), entry.path)
-        components = {
-            name: _with_tolerances(component, options, writer) if name in made else component
-            for name, component in components.items()
-        }
+        components = {name: _with_tolerances(item, options, writer) for name, item in components.items()}
         conversions = {**manifest.provenance.get("conversions", {}), options.precision: measured}
         provenance = {**manifest.provenance, "conversions": conversions}
         return writer.finish(replace(manifest, components=components, provenance=provenance, files=()))
@@ -181,17 +182,26 @@ def _to_half(
     from onnx_ir.passes.common import ShapeInferencePass
     from tqdm import tqdm
 
-    from .onnx_export import save_model
+    from .islands import choose, recorded_feeds
+    from .onnx_export import MAX_SINGLE_FILE_BYTES, save_model
     from .precision import ISLANDS, to_half
 
-    made = {}
+    feeds = recorded_feeds(source, options.crops)
+    made, measured = {}, {}
     for name in tqdm(float32_components(source, options), unit="component", disable=not options.progress):
-        model = ir.load(source.component_path(name))
+        path = source.component_path(name)
+        islands, measured[name] = ISLANDS, {"islands": sorted(ISLANDS)}
+        if path.stat().st_size <= MAX_SINGLE_FILE_BYTES and len(source.component(name).files) == 1:
+            best = choose(path, name, feeds[name])
+            islands = frozenset(best.islands)
+            errors = {"max_error": float(f"{best.max_error:.3g}"), "mean_error": float(f"{best.mean_error:.3g}")}
+            measured[name] = {"islands": sorted(islands), "casts": best.casts, **errors}
+        model = ir.load(path)
         ShapeInferencePass()(model)
-        to_half(model)
+        to_half(model, islands)
         folder = writer.component_folder(graph_name(name, "fp16"))
         made[name] = Converted(save_model(model, folder, name, "fp16"), "gpu")
-    return made, {"islands": sorted(ISLANDS)}
+    return made, measured
 
 
 def _with_variant(
@@ -208,25 +218,30 @@ def _with_variant(
 
 
 def _with_tolerances(component: Component, options: Options, writer: BundleWriter) -> Component:
-    """The component with measured tolerances of the converted precision; for int8 its own golden is written."""
+    """The component with measured tolerances where it has none; of int8 the golden is written first."""
     import numpy as np
 
     from . import tolerances
 
-    converted = component.at(options.precision)
-    path = writer.folder / converted.files[0]
-    with np.load(writer.folder / f"golden/{component.name}.npz", allow_pickle=False) as arrays:
-        golden: Mapping[str, np.ndarray] = dict(arrays)
-    if options.precision == "int8":
-        feeds = {key.removeprefix("input."): array for key, array in golden.items() if key.startswith("input.")}
-        own = {f"output.{name}": array for name, array in tolerances.run(path, feeds).items()}
-        writer.write_golden(f"{component.name}.int8", own)
-        golden = {**golden, **own}
-    measured = tolerances.measure(path, options.precision, golden)
-    if component.precision == options.precision:
-        return replace(component, tolerances=measured)
-    variant = replace(component.variants[options.precision], tolerances=measured)
-    return replace(component, variants={**component.variants, options.precision: variant})
+    for precision in component.precisions:
+        view = component.at(precision)
+        if view.tolerances:
+            continue
+        path = writer.folder / view.files[0]
+        with np.load(writer.folder / f"golden/{component.name}.npz", allow_pickle=False) as arrays:
+            golden = dict(arrays)
+        if precision == "int8":
+            feeds = {key.removeprefix("input."): a for key, a in golden.items() if key.startswith("input.")}
+            own = {f"output.{name}": array for name, array in tolerances.run(path, feeds).items()}
+            writer.write_golden(f"{component.name}.int8", own)
+            golden |= own
+        measured = tolerances.measure(path, precision, golden)
+        if precision == component.precision:
+            component = replace(component, tolerances=measured)
+        else:
+            variant = replace(component.variants[precision], tolerances=measured)
+            component = replace(component, variants={**component.variants, precision: variant})
+    return component
 
 
 def _graph_files(manifest: Manifest) -> set[str]:

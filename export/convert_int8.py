@@ -29,9 +29,9 @@ logger = logging.getLogger(__name__)
 
 COMPONENTS = ("denoise", "vae_decoder", "vae_encoder")
 """Where a wave spends its time; the others are a thousandth of it."""
-CALIBRATION_CROPS = 16
+CALIBRATION_CROPS = 8
 SEARCH_CROPS = 8
-JUDGED_CROPS = 32
+JUDGED_CROPS = 24
 """Crops of held-out people that the finished graphs are judged on."""
 MARGIN_DB = 0.5
 """The search aims this much higher than what is asked on the judged crops."""
@@ -59,13 +59,11 @@ def to_int8(
             "int8 is calibrated on zone crops",
             "Convert it to fp16",
         )
-    if options.crops is None:
-        raise UsageError(
-            "int8 is calibrated on real crops", "", "Give --crops: python -m training prepare-zones FACES OUT"
-        )
+    assert options.crops is not None
+    crops = options.crops
 
     def sample(split: str, count: int, seed: int) -> Sample:
-        return read_sample(options.crops, split, count, settings.zones, settings.crop_size, seed)
+        return read_sample(crops, split, count, settings.zones, settings.crop_size, seed)
 
     names = [name for name in COMPONENTS if name in float32_components(source, options)]
     feeds, _ = record(source, sample("train", CALIBRATION_CROPS, 0))

@@ -93,10 +93,10 @@ def leave_out(
     limit: float,
     progress: Callable[[int, int], object] | None = None,
 ) -> tuple[list[Layer], float]:
-    """The layers to quantise: all but the worst, so that the damage stays below a limit.
+    """The layers to quantise: all, or all but the worst, so that the damage stays below a limit.
 
-    Each layer is quantised alone to measure its own damage; then the worst are left out, one more at a time,
-    until all the others together are below the limit.
+    If all together are beyond the limit, each layer is quantised alone to measure its own damage; then the
+    worst are left out, one more at a time, until the others together are below the limit.
 
     Parameters
     ----------
@@ -108,13 +108,17 @@ def leave_out(
     (layers, damage)
         In the order given; empty, with no damage, if no choice stays below the limit.
     """
+    everything = damage(layers)
+    logger.info("all %d layers: damage %.3g, limit %.3g", len(layers), everything, limit)
+    if everything <= limit:
+        return list(layers), everything
     alone: dict[Layer, float] = {}
     for count, layer in enumerate(layers):
         alone[layer] = damage([layer])
         if progress is not None:
             progress(count + 1, len(layers))
     worst = sorted(layers, key=lambda layer: -alone[layer])
-    for number in range(len(layers)):
+    for number in range(1, len(layers)):
         kept = [layer for layer in layers if layer not in worst[:number]]
         found = damage(kept)
         logger.info("%d layers left out: damage %.3g, limit %.3g", number, found, limit)
