@@ -36,9 +36,7 @@ class LifespanModel:
         See `agesdk.lifespan_prompts`.
     """
 
-    def __init__(
-        self, bundle: Bundle, load: Load, text: Literal["tables", "graphs"] | None = None
-    ) -> None:
+    def __init__(self, bundle: Bundle, load: Load, text: Literal["tables", "graphs"] | None = None) -> None:
         settings = bundle.settings
         if not isinstance(settings, LifespanAgingSettings):
             raise BundleError(
@@ -130,7 +128,6 @@ class LifespanModel:
             part["lora_scale"] = np.full(len(start), float(identity), np.float32)
         elif identity:
             name = "denoise_identity"
-
 
         def run(engine: Engine) -> object:
             nonlocal on_step

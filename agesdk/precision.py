@@ -152,7 +152,9 @@ class EngineSet:
             self._engines.pop(name, None)
         result = call(self[name])
         if not is_sound(result):
-            raise BackendError(f'The component "{name}" gave a result that is not finite in fp32', "", _VERIFY)
+            raise BackendError(
+                f'The component "{name}" gave a result that is not finite in fp32', "", _VERIFY
+            )
         return result
 
     def decoded(self, call: Callable[[Engine], np.ndarray]) -> np.ndarray:
@@ -176,4 +178,3 @@ _VERIFY = "Check the bundle on this device: python -m engines verify BUNDLE"
 def all_finite(*arrays: np.ndarray) -> bool:
     """Whether no value is NaN or infinite."""
     return all(bool(np.isfinite(array).all()) for array in arrays)
-

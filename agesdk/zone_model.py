@@ -107,7 +107,9 @@ class ZoneModel:
         """Latents of zones moved to scores; arrays as in `agesdk.diffusion.denoiser.denoise`."""
         condition = self.conditioning.full(kinds, condition_scores, ethnicity)
         null = self.conditioning.null(kinds) if guidance_scale > 1.0 else None
-        return self.denoise("denoise", schedule, latents, noise, condition, null, guidance_scale, extra, on_step)
+        return self.denoise(
+            "denoise", schedule, latents, noise, condition, null, guidance_scale, extra, on_step
+        )
 
     def denoise(
         self,

@@ -49,7 +49,9 @@ def run(arguments: argparse.Namespace) -> int:
     checks = check_bundle(bundle, load)
     passed = all(check.passed for check in checks)
     if arguments.json:
-        print(json.dumps({"bundle": str(bundle.path), "passed": passed, "checks": _objects(checks)}, indent=2))
+        print(
+            json.dumps({"bundle": str(bundle.path), "passed": passed, "checks": _objects(checks)}, indent=2)
+        )
         return 0 if passed else 1
     for line in table(checks):
         print(line)

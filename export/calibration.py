@@ -117,9 +117,7 @@ class Recorder:
         self.feeds: dict[str, list[Feeds]] = {}
 
     def load(self, bundle: Bundle, component: str) -> Engine:
-        return _Recorded(
-            load_engine(bundle, component, threads=1), self.feeds.setdefault(component, [])
-        )
+        return _Recorded(load_engine(bundle, component, threads=1), self.feeds.setdefault(component, []))
 
 
 class _Recorded:

@@ -194,7 +194,10 @@ def _to_half(
         if path.stat().st_size <= MAX_SINGLE_FILE_BYTES and len(source.component(name).files) == 1:
             best = choose(path, name, feeds[name])
             islands = frozenset(best.islands)
-            errors = {"max_error": float(f"{best.max_error:.3g}"), "mean_error": float(f"{best.mean_error:.3g}")}
+            errors = {
+                "max_error": float(f"{best.max_error:.3g}"),
+                "mean_error": float(f"{best.mean_error:.3g}"),
+            }
             measured[name] = {"islands": sorted(islands), "casts": best.casts, **errors}
         model = ir.load(path)
         ShapeInferencePass()(model)

@@ -7,8 +7,31 @@ every float16 value where a GPU does: to 11 bits, and to infinity beyond 65504.
 
 from __future__ import annotations
 
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+
 import numpy as np
 import onnx_ir as ir
+from onnx_ir.passes.common import ShapeInferencePass
+
+
+def run(path: Path, feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """The outputs of a half-precision graph as a GPU rounds them."""
+    model = ir.load(path)
+    ShapeInferencePass()(model)
+    emulate(model)
+    return run_model(model, feeds)
+
+
+def run_model(model: ir.Model, feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """The outputs of a model that is in no file."""
+    from . import tolerances
+
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "model.onnx"
+        ir.save(model, path, external_data="model.onnx.data")
+        return tolerances.run(path, feeds)
 
 
 def emulate(model: ir.Model) -> None:
@@ -60,7 +83,9 @@ def split_norms(model: ir.Model) -> None:
         nodes: list[ir.Node] = []
         prefix = node.outputs[0].name
 
-        def step(kind: str, *inputs: ir.Value, nodes: list[ir.Node] = nodes, prefix: str = f"{prefix}") -> ir.Value:
+        def step(
+            kind: str, *inputs: ir.Value, nodes: list[ir.Node] = nodes, prefix: str = f"{prefix}"
+        ) -> ir.Value:
             nodes.append(ir.Node("", kind, inputs, num_outputs=1, name=f"{prefix}_{len(nodes)}"))
             result = nodes[-1].outputs[0]
             result.name, result.dtype = f"{prefix}_{len(nodes)}", ir.DataType.FLOAT

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import logging
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -128,8 +127,7 @@ def run_rounded(
     import onnx_ir as ir
     from onnx_ir.passes.common import RemoveUnusedNodesPass, ShapeInferencePass
 
-    from . import tolerances
-    from .half_rounding import emulate, split_norms
+    from .half_rounding import emulate, run_model, split_norms
     from .precision import to_half
 
     model = ir.load(path)
@@ -141,10 +139,7 @@ def run_rounded(
     RemoveUnusedNodesPass()(model)
     casts = sum(node.op_type == "Cast" for node in model.graph) - before
     emulate(model)
-    with tempfile.TemporaryDirectory() as folder:
-        rounded = Path(folder) / "model.onnx"
-        ir.save(model, rounded, external_data="model.onnx.data")
-        return [tolerances.run(rounded, feed) for feed in feeds], casts
+    return [run_model(model, feed) for feed in feeds], casts
 
 
 def _relative(

@@ -1,9 +1,10 @@
 """How much a component may differ from its golden, chosen by measurement.
 
-Between two numbers: what differs anyway (the noise: against torch for floating point, between ONNX Runtime's
-8-bit kernels and the same graph computed in float32 for int8), and the least that a weight tensor scaled by
-1.1 changes. The tolerance is their geometric mean, so a damaged weight fails and another machine's rounding
-does not.
+Between two numbers: what differs anyway (the noise: against torch for fp32, with every value rounded as a GPU
+does for fp16, between ONNX Runtime's 8-bit kernels and the same graph computed in float32 for int8), and the
+least that a weight tensor scaled by 1.1 changes. The tolerance is their geometric mean, so a damaged weight
+fails and another machine's rounding does not. In 8 bits one value that rounds the other way early in a deep
+network changes everything after it a little: there the noise covers the smallest of such damages.
 """
 
 from __future__ import annotations
@@ -20,6 +21,8 @@ from onnx import TensorProto, numpy_helper
 from agesdk.bundle import Tolerance
 from agesdk.goldens import difference
 
+from . import half_rounding
+
 logger = logging.getLogger(__name__)
 
 Arrays = Mapping[str, np.ndarray]
@@ -34,6 +37,10 @@ LEAST_NOISE = {"float": (1e-5, 1e-6), "picture": (0.5, 2e-4)}
 grey levels (half a level: the tolerance of a picture is a whole one at least)."""
 LARGE_NOISE = 30.0
 """The tolerance of a large graph, in units of its noise."""
+VISIBLE = 1.5
+"""A scaled weight tensor counts if it changes the mean by this many times the noise."""
+LEAST_FACTOR = 1.25
+"""The least tolerance in units of the noise."""
 
 
 def measure(model: Path, precision: str, golden: Arrays) -> dict[str, Tolerance]:
@@ -46,18 +53,25 @@ def measure(model: Path, precision: str, golden: Arrays) -> dict[str, Tolerance]
     golden:
         Arrays ``input.<name>`` and ``output.<name>``; for int8 the outputs are the graph's own.
     """
-    feeds = {name.removeprefix("input."): array for name, array in golden.items() if name.startswith("input.")}
+    feeds = {
+        name.removeprefix("input."): array for name, array in golden.items() if name.startswith("input.")
+    }
     recorded = {name.removeprefix("output."): a for name, a in golden.items() if name.startswith("output.")}
     noise = {name: LEAST_NOISE["picture" if a.dtype == np.uint8 else "float"] for name, a in recorded.items()}
     for name, array in recorded.items():
         if array.dtype != np.uint8:
             largest = max(float(np.abs(array).max(initial=0.0)), 1e-12)
             noise[name] = (noise[name][0] * largest, noise[name][1] * largest)
-    got = run(model, feeds, optimized=precision != "int8")
+    large = sum(path.stat().st_size for path in model.parent.glob(f"{model.name}*")) > MAX_BYTES
+    got = (
+        half_rounding.run(model, feeds)
+        if precision == "fp16" and not large
+        else run(model, feeds, optimized=precision != "int8")
+    )
     for name, array in recorded.items():
         seen = difference(array, got[name])
         noise[name] = (max(noise[name][0], seen[0]), max(noise[name][1], seen[1]))
-    if sum(path.stat().st_size for path in model.parent.glob(f"{model.name}*")) > MAX_BYTES:
+    if large:
         return {name: _tolerance(noise[name], LARGE_NOISE**2 * noise[name][1]) for name in recorded}
     least = dict.fromkeys(recorded, np.inf)
     tensors = weight_tensors(onnx.load(model))
@@ -66,7 +80,7 @@ def measure(model: Path, precision: str, golden: Arrays) -> dict[str, Tolerance]
     for _, changed in scaled(model, chosen):
         got = run(changed, feeds)
         effects = {name: difference(array, got[name])[1] for name, array in recorded.items()}
-        seen_in = [name for name in recorded if effects[name] > 4.0 * noise[name][1]]
+        seen_in = [name for name in recorded if effects[name] > VISIBLE * noise[name][1]]
         visible += bool(seen_in)
         for name in seen_in:
             least[name] = min(least[name], effects[name])
@@ -76,9 +90,7 @@ def measure(model: Path, precision: str, golden: Arrays) -> dict[str, Tolerance]
 
 def _tolerance(noise: tuple[float, float], effect: float) -> Tolerance:
     largest, mean = noise
-    if not np.isfinite(effect):
-        effect = 4.0 * mean
-    factor = float(np.sqrt(effect / mean))
+    factor = max(LEAST_FACTOR, float(np.sqrt(effect / mean)) if np.isfinite(effect) else 0.0)
     mean_abs = factor * mean
     max_abs = max(min(factor, 4.0) * largest, mean_abs)
     return Tolerance(max_abs=_rounded_up(max_abs), mean_abs=_rounded_up(mean_abs))
@@ -90,9 +102,7 @@ def _rounded_up(value: float) -> float:
 
 def weight_tensors(model: onnx.ModelProto) -> list[str]:
     """Names of the initializers that are weights: matrices and kernels, or the scales of 8-bit ones."""
-    scales = {
-        node.input[1]: node.input[0] for node in model.graph.node if node.op_type == "DequantizeLinear"
-    }
+    scales = {node.input[1]: node.input[0] for node in model.graph.node if node.op_type == "DequantizeLinear"}
     tensors = {tensor.name: tensor for tensor in model.graph.initializer}
     found = []
     for name, tensor in tensors.items():

@@ -36,7 +36,9 @@ def all_precisions(small_bundle: Path, crops: Path, tmp_path_factory: pytest.Tem
     """The small bundle in fp32, with fp16 and int8 beside."""
     folder = tmp_path_factory.mktemp("converted")
     convert(Options(small_bundle, folder / "fp16", "fp16", beside=True, progress=False))
-    convert(Options(folder / "fp16", folder / "all", "int8", crops, beside=True, search=False, progress=False))
+    convert(
+        Options(folder / "fp16", folder / "all", "int8", crops, beside=True, search=False, progress=False)
+    )
     return Bundle.open(folder / "all")
 
 
@@ -93,7 +95,9 @@ def test_alone_the_fp32_graphs_are_gone(small_bundle: Path, tmp_path: Path) -> N
     half, exact = Bundle.open(tmp_path / "half"), Bundle.open(small_bundle)
     precisions = {name: component.precisions for name, component in half.manifest.components.items()}
     assert precisions == {name: ("fp32",) if name == "score_net" else ("fp16",) for name in precisions}
-    assert half.component_path("denoise").stat().st_size < 0.8 * exact.component_path("denoise").stat().st_size
+    assert (
+        half.component_path("denoise").stat().st_size < 0.8 * exact.component_path("denoise").stat().st_size
+    )
     assert not (half.path / "components/denoise/model.onnx").exists()
     with pytest.raises(BundleError, match=r"not there in fp32.*fp16"):
         ZoneModel.open(half, precision="fp32")
@@ -111,7 +115,10 @@ def test_sizes_that_are_never_reached_are_an_error(small_bundle: Path, crops: Pa
     [
         ({"crops": None}, "--crops"),
         ({"keep_fp32": ("nothing",)}, "names no component"),
-        ({"keep_fp32": ("vae_encoder", "vae_decoder", "denoise", "condition_encoder", "score_net")}, "no float32"),
+        (
+            {"keep_fp32": ("vae_encoder", "vae_decoder", "denoise", "condition_encoder", "score_net")},
+            "no float32",
+        ),
     ],
 )
 def test_bad_options_write_nothing(
