@@ -1,4 +1,4 @@
-"""Real crops for calibrating and judging reduced precision: what the components see when a bundle ages them.
+"""Real crops for calibrating and judging reduced precision: what the components see when a bundle ages.
 
 The crops come from a folder of `python -m training prepare-zones`. They are aged as the runtime ages them,
 so every timestep of the bundle's own schedule, both halves of the guidance and both kinds of pictures (a crop,
@@ -81,7 +81,7 @@ def read_sample(folder: Path, split: str, count: int, zones: Sequence[str], size
 
 
 def age_sample(model: ZoneModel, sample: Sample, seed: int = 0) -> np.ndarray:
-    """The sample's crops aged with the bundle's defaults: what the decoder makes of them, uint8 [N, S, S, 3]."""
+    """The sample's crops aged with the bundle's defaults: uint8 [N, S, S, 3], as the decoder gives them."""
     defaults = model.settings.defaults
     schedule = make_schedule(model.settings.scheduler, defaults.steps, defaults.strength)
     made = []

@@ -70,37 +70,38 @@ def _round(graph: ir.Graph, node: ir.Node, output: ir.Value) -> None:
 
 
 def split_norms(model: ir.Model) -> None:
-    """Write every InstanceNormalization as the steps a backend without a fused kernel takes, in place; each is
-    then rounded by itself, and squares overflow for deviations above 256.
+    """Write every InstanceNormalization as the steps that a backend without a fused kernel takes, in place.
+
+    Each step is then rounded by itself, and squares overflow for deviations above 256.
     """
-    graph = model.graph
-    for node in list(graph):
-        if node.op_type != "InstanceNormalization":
-            continue
-        x, scale, bias = node.inputs
-        assert x is not None and scale is not None and bias is not None
-        epsilon = node.attributes["epsilon"].as_float() if "epsilon" in node.attributes else 1e-5
-        nodes: list[ir.Node] = []
-        prefix = node.outputs[0].name
+    for node in list(model.graph):
+        if node.op_type == "InstanceNormalization":
+            _split(model.graph, node)
 
-        def step(
-            kind: str, *inputs: ir.Value, nodes: list[ir.Node] = nodes, prefix: str = f"{prefix}"
-        ) -> ir.Value:
-            nodes.append(ir.Node("", kind, inputs, num_outputs=1, name=f"{prefix}_{len(nodes)}"))
-            result = nodes[-1].outputs[0]
-            result.name, result.dtype = f"{prefix}_{len(nodes)}", ir.DataType.FLOAT
-            return result
 
-        rank = len(x.shape) if x.shape is not None else 3
-        spatial = _constant(graph, f"{prefix}_spatial", np.arange(2, rank))
-        column = _constant(graph, f"{prefix}_column", np.array([-1] + [1] * (rank - 2)))
-        least = _constant(graph, f"{prefix}_epsilon", np.array(epsilon, np.float32))
-        deviation = step("Sub", x, step("ReduceMean", x, spatial))
-        variance = step("ReduceMean", step("Mul", deviation, deviation), spatial)
-        normal = step("Div", deviation, step("Sqrt", step("Add", variance, least)))
-        scaled = step("Mul", normal, step("Reshape", scale, column))
-        result = step("Add", scaled, step("Reshape", bias, column))
-        ir.convenience.replace_nodes_and_values(graph, node, [node], nodes, node.outputs, [result])
+def _split(graph: ir.Graph, node: ir.Node) -> None:
+    x, scale, bias = node.inputs
+    assert x is not None and scale is not None and bias is not None
+    prefix = node.outputs[0].name
+    epsilon = node.attributes["epsilon"].as_float() if "epsilon" in node.attributes else 1e-5
+    nodes: list[ir.Node] = []
+
+    def step(kind: str, *inputs: ir.Value) -> ir.Value:
+        nodes.append(ir.Node("", kind, inputs, num_outputs=1, name=f"{prefix}_{len(nodes)}"))
+        result = nodes[-1].outputs[0]
+        result.name, result.dtype = f"{prefix}_{len(nodes)}", ir.DataType.FLOAT
+        return result
+
+    rank = len(x.shape) if x.shape is not None else 3
+    spatial = _constant(graph, f"{prefix}_spatial", np.arange(2, rank))
+    column = _constant(graph, f"{prefix}_column", np.array([-1] + [1] * (rank - 2)))
+    least = _constant(graph, f"{prefix}_epsilon", np.array(epsilon, np.float32))
+    deviation = step("Sub", x, step("ReduceMean", x, spatial))
+    variance = step("ReduceMean", step("Mul", deviation, deviation), spatial)
+    normal = step("Div", deviation, step("Sqrt", step("Add", variance, least)))
+    scaled = step("Mul", normal, step("Reshape", scale, column))
+    result = step("Add", scaled, step("Reshape", bias, column))
+    ir.convenience.replace_nodes_and_values(graph, node, [node], nodes, node.outputs, [result])
 
 
 def _constant(graph: ir.Graph, name: str, array: np.ndarray) -> ir.Value:

@@ -123,7 +123,7 @@ def choose(path: Path, component: str, feeds: Sequence[Feeds]) -> IslandError:
 def run_rounded(
     path: Path, islands: frozenset[str], feeds: Sequence[Feeds]
 ) -> tuple[list[dict[str, np.ndarray]], int]:
-    """Outputs of a float32 graph as if in half precision with these islands, and how many casts that takes."""
+    """Outputs of a float32 graph as if in half precision with these islands, and the casts that takes."""
     import onnx_ir as ir
     from onnx_ir.passes.common import RemoveUnusedNodesPass, ShapeInferencePass
 

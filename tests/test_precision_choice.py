@@ -83,7 +83,7 @@ def test_what_is_not_there_is_an_error(folder: Path, bundle: Bundle) -> None:
     with pytest.raises(UsageError, match=r"fp61.*Did you mean \"fp16\""):
         precision.choose(bundle, "fp61", "onnxruntime", "cpu")
     plain = Bundle.open(tiny_zone_bundle.save(folder.parent / "plain"))
-    with pytest.raises(BundleError, match="not there in int8.*export convert"):
+    with pytest.raises(BundleError, match=r"not there in int8.*export convert"):
         ZoneModel.open(plain, precision="int8")
 
 

@@ -25,7 +25,7 @@ def test_goldens_pass(variant: Variant, lora: str) -> None:
 def test_a_weight_of_any_component_changed_by_a_tenth_fails(variant_a: Variant, tmp_path: Path) -> None:
     source = variant_a.switch
     copy = Path(shutil.copytree(source.path, tmp_path / "copy"))
-    for name, component in source.manifest.components.items():
+    for component in source.manifest.components.values():
         path = copy / component.files[0]
         tensor = weight_tensors(onnx.load(path))[-1]
         ((_, data),) = scaled(path, [tensor])
