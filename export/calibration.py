@@ -1,7 +1,7 @@
-"""Real crops for calibrating and judging reduced precision: what the components see when a bundle ages.
+"""Real crops for calibrating and judging reduced precision: what the components see when crops are aged.
 
-The crops come from a folder of `python -m training prepare-zones`. They are aged as the runtime ages them,
-so every timestep of the bundle's own schedule, both halves of the guidance and both kinds of pictures (a crop,
+The crops come from a folder of `python -m training prepare-zones`. They are aged as the runtime ages them, so
+every timestep of the bundle's own schedule, both halves of the guidance and both kinds of pictures (a crop,
 and the crop with its skin blurred) are among the recorded inputs.
 """
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,15 +13,17 @@ import pytest
 from onnx_ir.passes.common import ShapeInferencePass
 
 from agesdk.backends import load_engine
-from agesdk.bundle import Bundle, BundleError
+from agesdk.bundle import Bundle, BundleError, write_manifest
 from agesdk.errors import UsageError
 from agesdk.goldens import check_bundle
 from agesdk.zone_model import ZoneModel
+from export.__main__ import main
 from export.calibration import age_sample, psnr, read_sample
 from export.convert import Options, convert
 from export.errors import ExportError
 from export.int8 import leave_out
 from export.precision import mixed_types
+from export.tolerances import scaled, weight_tensors
 from tests import zone_crops
 
 INT8 = ("denoise", "vae_decoder", "vae_encoder")
@@ -53,6 +56,24 @@ def test_all_precisions_are_carried_and_pass_their_goldens(all_precisions: Bundl
         (name, precision) for name, found in precisions.items() for precision in found
     }
     assert all_precisions.unlisted_files() == []
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16", "int8"])
+def test_a_weight_of_any_component_changed_by_a_tenth_fails(
+    all_precisions: Bundle, precision: str, tmp_path: Path
+) -> None:
+    components = all_precisions.manifest.components
+    chosen = {name: precision for name, item in components.items() if precision in item.precisions}
+    source = all_precisions.at(chosen)
+    copy = Path(shutil.copytree(source.path, tmp_path / "copy"))
+    for name in chosen:
+        path = copy / source.component(name).files[0]
+        ((_, data),) = scaled(path, [weight_tensors(onnx.load(path))[-1]])
+        path.write_bytes(data)
+    write_manifest(copy, all_precisions.manifest)
+    checks = check_bundle(Bundle.open(copy), load_engine)
+    failed = {(check.component, check.precision) for check in checks if not check.passed}
+    assert failed == set(chosen.items())
 
 
 def test_fp16_graphs_are_strongly_typed_with_float32_edges(all_precisions: Bundle) -> None:
@@ -127,6 +148,14 @@ def test_bad_options_write_nothing(
     options = replace(Options(small_bundle, tmp_path / "out", "int8", crops, progress=False), **changes)
     with pytest.raises(UsageError, match=reason):
         convert(options)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_int8_straight_from_a_checkpoint_asks_for_crops(
+    small_checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["ldla", str(small_checkpoint), str(tmp_path / "out"), "--precision", "int8", "--quiet"]) == 2
+    assert "--crops" in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
 
 
