@@ -130,14 +130,18 @@ def run_rounded(
     from .half_rounding import emulate, run_model, split_norms
     from .precision import to_half
 
-    model = ir.load(path)
-    ShapeInferencePass()(model)
-    if "InstanceNormalization" not in islands:
-        split_norms(model)
-    before = sum(node.op_type == "Cast" for node in model.graph)
-    to_half(model, islands)
-    RemoveUnusedNodesPass()(model)
-    casts = sum(node.op_type == "Cast" for node in model.graph) - before
+    def half(norms_split: bool) -> ir.Model:
+        model = ir.load(path)
+        ShapeInferencePass()(model)
+        if norms_split:
+            split_norms(model)
+        to_half(model, islands)
+        RemoveUnusedNodesPass()(model)
+        return model
+
+    casts = sum(node.op_type == "Cast" for node in half(norms_split=False).graph)
+    casts -= sum(node.op_type == "Cast" for node in ir.load(path).graph)
+    model = half(norms_split="InstanceNormalization" not in islands)
     emulate(model)
     return [run_model(model, feed) for feed in feeds], casts
 
