@@ -7,6 +7,7 @@ instead, or says that the bundle carries none.
 
 from __future__ import annotations
 
+import importlib
 import logging
 import platform
 import threading
@@ -82,10 +83,8 @@ def has_int8_dot_products() -> bool:
         flags = set()
     if flags & {"avx512_vnni", "avx_vnni", "amx_int8", "asimddp"}:
         return True
-    try:
-        from numpy._core._multiarray_umath import __cpu_features__ as features
-    except ImportError:  # numpy 1
-        from numpy.core._multiarray_umath import __cpu_features__ as features
+    core = "numpy._core" if np.lib.NumpyVersion(np.__version__) >= "2.0.0" else "numpy.core"
+    features = importlib.import_module(f"{core}._multiarray_umath").__cpu_features__
     return any(features.get(name, False) for name in ("AVX512VNNI", "AVX512_CLX", "ASIMDDP"))
 
 
