@@ -15,6 +15,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from agesdk.backends import Tensor
 from agesdk.bundle import Bundle
 from agesdk.diffusion.schedule import Schedule
 from agesdk.errors import TargetError, UsageError
@@ -315,7 +316,7 @@ class LifespanAger:
         hidden, pooled = (np.stack(arrays) for arrays in zip(*prompts))
         turned = self._turned_clip(person, runs)
 
-        def one_pass(label: str, schedule: Schedule, latents: np.ndarray, condition: np.ndarray) -> Any:
+        def one_pass(label: str, schedule: Schedule, latents: np.ndarray, condition: np.ndarray) -> Tensor:
             ticker.stage = label
             start = schedule.start_latents * latents + schedule.start_noise * noise[f"init_noise_{label}"]
             start = np.ascontiguousarray(np.broadcast_to(start, (len(runs), *start.shape[1:])))
@@ -331,13 +332,13 @@ class LifespanAger:
                     lambda rows: ticker.advance(rows),
                 )
 
-        def decoded(latents: Any) -> np.ndarray:
+        def decoded(latents: Tensor) -> Tensor:
             with watch.stage("vae_decoder"):
                 images = model.decode(latents)
             ticker.advance(len(runs))
             return images
 
-        def first_pass(label: str, schedule: Schedule) -> Any:
+        def first_pass(label: str, schedule: Schedule) -> Tensor:
             source = person.mean + person.std * noise[f"vae_sample_{label}"]
             return one_pass(label, schedule, source, hidden)
 
@@ -357,7 +358,8 @@ class LifespanAger:
                 mean, std = model.encode(aged)
             between = mean + std * noise[f"vae_sample_{PASS_2}"]
             ticker.advance(len(runs))
-        final = decoded(one_pass(PASS_2, first.schedules[PASS_2], between, tokens))
+        final = model.to_host(decoded(one_pass(PASS_2, first.schedules[PASS_2], between, tokens)))
+        aged = None if aged is None else model.to_host(aged)
         if self.low_memory:
             model.release(*IDENTITY_ENCODERS)
         timings = watch.timings()
@@ -391,10 +393,10 @@ class LifespanAger:
         )
 
     def _face_token_inputs(
-        self, person: LifespanFace, aged: Sequence[np.ndarray], rows: int, watch: Stopwatch
+        self, person: LifespanFace, aged: Sequence[Tensor], rows: int, watch: Stopwatch
     ) -> np.ndarray | None:
         """What the face projection gets, float32 [B, N]: ArcFace's feature of the source, with SVR reweighted
-        together with those of the first passes' pictures (uint8 [B, S, S, 3] each)."""
+        together with those of the first passes' pictures (uint8 [B, S, S, 3] each, on host or device)."""
         settings = self.model.settings
         if settings.face_feature is None:
             return None

@@ -9,7 +9,7 @@ from typing import Literal
 
 import numpy as np
 
-from agesdk.backends import Engine, load_engine, run_batched
+from agesdk.backends import Engine, Tensor, load_engine, run_batched
 from agesdk.bundle import Bundle, LifespanAgingSettings
 from agesdk.diffusion.denoiser import run_steps
 from agesdk.diffusion.schedule import Schedule
@@ -78,15 +78,16 @@ class LifespanModel:
             for name in names:
                 self._engines.pop(name, None)
 
-    def encode(self, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """uint8 [B, S, S, 3] to mean and std, float32 [B, C, h, w]."""
-        outputs = run_batched(self.engine("vae_encoder"), {"image": images})
+    def encode(self, images: Tensor) -> tuple[np.ndarray, np.ndarray]:
+        """uint8 [B, S, S, 3], on the host or as `decode` returns them, to mean and std, float32 [B, C, h,
+        w]."""
+        outputs = self._see("vae_encoder", images)
         return outputs["mean"], outputs["std"]
 
-    def face_features(self, images: np.ndarray) -> dict[str, np.ndarray]:
-        """ArcFace of uint8 [B, S, S, 3]: embedding float32 [B, 512], and hidden_state [B, 25088] if the
-        bundle projects that."""
-        return run_batched(self.engine("face_encoder"), {"image": images})
+    def face_features(self, images: Tensor) -> dict[str, np.ndarray]:
+        """ArcFace of uint8 [B, S, S, 3], on the host or as `decode` returns them: embedding float32 [B, 512],
+        and hidden_state [B, 25088] if the bundle projects that."""
+        return self._see("face_encoder", images)
 
     def clip_features(self, images: np.ndarray, pixel_range: ClipPixelRange) -> np.ndarray:
         """CLIP of uint8 [B, S, S, 3]: float32 [B, P], not normalised."""
@@ -112,7 +113,7 @@ class LifespanModel:
         pooled: np.ndarray,
         identity: bool,
         on_step: Callable[[int], None] | None = None,
-    ) -> object:
+    ) -> Tensor:
         """One pass over a batch; clean latents float32 [B, C, h, w] stay on the device, for `decode`.
 
         Parameters
@@ -131,18 +132,19 @@ class LifespanModel:
             name = "denoise_identity"
         return run_steps(self.engine(name), schedule, start, fresh, part, on_step=on_step)
 
-    def decode(self, latents: object) -> np.ndarray:
-        """Latents as `denoise` returns them to uint8 [B, S, S, 3]."""
-        engine = self.engine("vae_decoder")
-        return engine.to_host(engine.run({"latents": latents})["image"])
+    def decode(self, latents: Tensor) -> Tensor:
+        """Latents as `denoise` returns them to uint8 [B, S, S, 3], which stay on the device."""
+        return self.engine("vae_decoder").run({"latents": latents})["image"]
 
-    def to_host(self, latents: object) -> np.ndarray:
-        """Latents as `denoise` returns them as an array."""
-        return self.engine("denoise").to_host(latents)
+    def to_host(self, tensor: Tensor) -> np.ndarray:
+        """What `denoise` or `decode` returned, as an array."""
+        return self.engine("denoise").to_host(tensor)
 
     def largest_batch(self) -> int:
-        """The most pictures that every component of a pass takes at once."""
+        """The most pictures that every component of both passes takes at once."""
         names = ["vae_encoder", "denoise", "vae_decoder"]
+        if self.settings.svr is not None:
+            names.append("face_encoder")
         return min(self.bundle.component(name).profile["batch"][2] for name in names)
 
     def latent_shape(self) -> tuple[int, int, int]:
@@ -183,6 +185,13 @@ class LifespanModel:
                 )
             checked[name] = array.reshape(shape)
         return checked
+
+    def _see(self, name: str, images: Tensor) -> dict[str, np.ndarray]:
+        """A component's outputs for pictures, on the host."""
+        engine = self.engine(name)
+        if isinstance(images, np.ndarray):
+            return run_batched(engine, {"image": images})
+        return {key: engine.to_host(tensor) for key, tensor in engine.run({"image": images}).items()}
 
     def _needed(self) -> list[str]:
         names = ["vae_encoder", "denoise", "vae_decoder"]

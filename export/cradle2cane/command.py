@@ -201,15 +201,14 @@ def make_settings(source: Source, options: Options) -> LifespanAgingSettings:
 
     hparams = source.hparams
     vae = read_config(source.vae)
-    if not hparams.use_adaptive_noise_inject:
-        mode: Literal["two_thresholds", "one_threshold", "fixed"] = "fixed"
-    else:
-        mode = "one_threshold" if hparams.one_threshold else "two_thresholds"
+    mode: Literal["two_thresholds", "one_threshold", "fixed"] = "one_threshold"  # wins over the other switch
+    if not hparams.one_threshold:
+        mode = "two_thresholds" if hparams.use_adaptive_noise_inject else "fixed"
     face_feature: Literal["embedding", "hidden_state"] | None = None
     if hparams.use_arcface_project:
         face_feature = "hidden_state" if hparams.face_project_use_hidden_state else "embedding"
     svr = None
-    if (hparams.use_swr or hparams.use_four_image_swr) and face_feature is not None:
+    if hparams.use_swr and face_feature is not None:
         strengths = (hparams.all_strength or FOUR_IMAGE_STRENGTHS) if hparams.use_four_image_swr else ()
         svr = SvrSettings(float(hparams.swr_alpha), float(hparams.swr_beta), tuple(strengths))
     clip: Any = hparams.clip_map_model if hparams.use_clip_project else None
