@@ -22,6 +22,10 @@ class Command:
 
 
 COMMANDS = {
+    "lifespan": Command(
+        "benchmarks.lifespan",
+        "time and peak memory of a lifespan-aging bundle, and what each option changes in the picture",
+    ),
     "quality-zone": Command(
         "benchmarks.quality.command",
         "how good a zone-aging bundle is: wrinkles against targets, judge, identity, age, Fréchet distance",

@@ -158,7 +158,7 @@ def _converted(graph: ir.Graph, value: ir.Value, dtype: ir.DataType) -> ir.Value
             return ir.tensor(array.clip(-_HALF_MAX, _HALF_MAX).astype(kind), dtype=dtype)
 
         # Converted when it is written: both precisions of all weights together may not fit into memory.
-        name, shape = f"{value.name}_{dtype.name.lower()}", ir.Shape(exact.shape)
+        name, shape = f"{value.name}_{dtype.name.lower()}", ir.Shape(exact.shape.numpy())
         tensor = ir.LazyTensor(convert, dtype, shape, name=name)
         made = ir.Value(name=name, type=ir.TensorType(dtype), shape=shape, const_value=tensor)
         graph.register_initializer(made)
