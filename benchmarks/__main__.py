@@ -26,6 +26,9 @@ COMMANDS = {
         "benchmarks.lifespan",
         "time and peak memory of a lifespan-aging bundle, and what each option changes in the picture",
     ),
+    "lifespan-blend": Command(
+        "benchmarks.lifespan_blend", "seam and tint of aged faces put back into their photographs"
+    ),
     "quality-zone": Command(
         "benchmarks.quality.command",
         "how good a zone-aging bundle is: wrinkles against targets, judge, identity, age, Fréchet distance",
