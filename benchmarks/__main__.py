@@ -27,7 +27,7 @@ COMMANDS = {
         "time and peak memory of a lifespan-aging bundle, and what each option changes in the picture",
     ),
     "lifespan-blend": Command(
-        "benchmarks.lifespan_blend", "seam and tint of aged faces put back into their photographs"
+        "benchmarks.lifespan_blend", "seam and tint of an aged face put back into its photograph"
     ),
     "quality-zone": Command(
         "benchmarks.quality.command",

@@ -1,9 +1,9 @@
 """Cradle2Cane's model tree at its true size with random weights: SDXL-turbo, CLIP ViT-L/14, ArcFace r100.
 
 ``python -m benchmarks.fullsize cradle2cane OUTDIR --clip-vocab FILE`` writes what `export.cradle2cane` reads.
-Of a safetensors file every tensor is drawn and written before the next is made, so memory stays at the largest
-tensor whatever the file weighs (the UNet has 2.57 G parameters, 5.1 GB in half precision). A pickle is drawn
-whole: the projection of ArcFace's hidden state, 1.7 GB, is the largest.
+Of a safetensors file every tensor is drawn and written before the next is made, so memory stays at the
+largest tensor whatever the file weighs (the UNet has 2.57 G parameters, 5.1 GB in half precision). A pickle
+is drawn whole: the projection of ArcFace's hidden state, 1.7 GB, is the largest.
 """
 
 from __future__ import annotations

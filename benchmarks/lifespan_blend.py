@@ -1,8 +1,9 @@
-"""``python -m benchmarks lifespan-blend FACES_DIR BUNDLE``: how well aged faces sit in their photographs.
+"""``python -m benchmarks lifespan-blend FACES_DIR``: how well an aged square sits in its photograph.
 
-Compared with a plain paste, the aged square's own pixels inside the same outline: the step that the edge of
-the mask puts between neighbouring pixels, and the tint along the edge. Both are properties of the blend, not
-of the model: a model that paints more makes both larger.
+The blend is measured, not a model: the aged square is a stand-in that has what an aged square has, stronger
+lines, paler hair and skin, the autoencoder's loss of fine detail, and a drift of its colours. Compared with a
+plain paste, the stand-in's own pixels inside the same outline: the step that the mask's edge puts between
+neighbouring pixels, and the tint along that edge.
 """
 
 from __future__ import annotations
@@ -16,12 +17,16 @@ import cv2
 import numpy as np
 
 from agesdk.errors import FaceError, UsageError
-from agesdk.faces.align import inverse
+from agesdk.faces.align import aligned, ffhq_transform, inverse
+from agesdk.faces.analyzer import FaceAnalyzer, select_face
 from agesdk.faces.frames import to_image
 from agesdk.faces.paste import matched_change
 from agesdk.imaging import read_image, write_image
-from agesdk.lifespan_aging import LifespanAger, LifespanResult
-from agesdk.lifespan_blend import face_mask
+from agesdk.lifespan_blend import blend, face_mask
+
+SIDE = 512
+DRIFT = (9.0, 3.0, -5.0)
+"""Levels by which the stand-in's red, green and blue are off everywhere."""
 
 
 @dataclass(frozen=True)
@@ -43,11 +48,7 @@ class Seam:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of ``lifespan-blend``."""
     parser.add_argument("faces", type=Path, metavar="FACES_DIR", help="folder with pictures of faces")
-    parser.add_argument("bundle", metavar="BUNDLE")
-    parser.add_argument("--faces", dest="count", type=int, default=12, metavar="N", help="(default 12)")
-    parser.add_argument("--to", type=int, default=70, metavar="N", help="the age wanted (default 70)")
-    parser.add_argument("--strength", type=float, default=0.25, help="of the first pass (default 0.25)")
-    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--faces", dest="count", type=int, default=40, metavar="N", help="(default 40)")
     parser.add_argument("--out", type=Path, metavar="FOLDER", help="write photograph, paste and blend")
 
 
@@ -56,44 +57,70 @@ def run(arguments: argparse.Namespace) -> int:
     paths = [path for path in sorted(arguments.faces.rglob("*")) if path.suffix in (".jpg", ".png", ".webp")]
     if not paths:
         raise UsageError(f"{arguments.faces} holds no pictures")
-    ager = LifespanAger.load(arguments.bundle, threads=arguments.threads, low_memory=True)
+    analyzer = FaceAnalyzer.load(threads=1)
     chosen = [paths[i] for i in np.linspace(0, len(paths) - 1, min(arguments.count, len(paths))).astype(int)]
     seams = []
     for path in chosen:
+        picture = read_image(path)
         try:
-            person = ager.prepare(path, align=True)
+            landmarks = select_face(analyzer.detect(picture), None).landmarks
         except FaceError as error:
             print(f"{path.name}: {error}")
             continue
-        result = ager.age(person, 40, arguments.to, "female", seed=0, strength=arguments.strength)
-        blended = ager.blend(result)
-        seams.append(seam(result, blended))
+        transform = ffhq_transform(landmarks, SIDE)
+        square = aligned(picture, transform, SIDE)
+        made = stand_in(square)
+        blended = blend(picture, square, made, transform, landmarks)
+        mask = face_mask(to_image(inverse(transform), landmarks[:, :2].astype(np.float64)), SIDE)
+        seams.append(seam(picture, blended, square, made, mask, transform))
         if arguments.out is not None:
             arguments.out.mkdir(parents=True, exist_ok=True)
-            sheet = np.hstack([read_image(path), _plain_paste(result), blended])
+            sheet = np.hstack([picture, plain_paste(picture, made, mask, transform), blended])
             write_image(arguments.out / f"{path.stem}.png", sheet)
     print(table(seams))
     return 0
 
 
-def seam(result: LifespanResult, blended: np.ndarray) -> Seam:
-    """Measure one picture; ``blended`` is the whole photograph."""
-    person = result.person
-    mask, outline = _masks(result)
-    difference = result.image.astype(np.float32) - person.image
-    matched = matched_change(result.image, person.image, mask)
-    edge, plain_edge = _slope(mask), _slope(outline)
+def stand_in(square: np.ndarray) -> np.ndarray:
+    """Something like the square's face at a high age, uint8 [S, S, 3]; see the module."""
+    smooth = cv2.GaussianBlur(square, (0, 0), 1.2).astype(np.float32)
+    lines = smooth - cv2.GaussianBlur(smooth, (0, 0), 4.0)
+    grey = smooth.mean(axis=2, keepdims=True)
+    paler = 0.75 * smooth + 0.25 * grey + 2.0 * lines + 0.06 * (255.0 - smooth)
+    return np.clip(np.rint(paler + np.array(DRIFT, np.float32)), 0.0, 255.0).astype(np.uint8)
+
+
+def seam(
+    picture: np.ndarray,
+    blended: np.ndarray,
+    square: np.ndarray,
+    aged: np.ndarray,
+    mask: np.ndarray,
+    transform: np.ndarray,
+) -> Seam:
+    """Measure one picture; arguments as of `agesdk.lifespan_blend.blend`, its result and its mask."""
+    difference = aged.astype(np.float32) - square
+    matched = matched_change(aged, square, mask)
+    edge, plain_edge = _slope(mask), _slope(_outline(mask))
     rim = (mask > 0.02) & (mask < 0.98)
-    height, width = person.picture.shape[:2]
-    there = cv2.warpAffine(mask, person.transform, (width, height), flags=cv2.INTER_LINEAR)
-    changed = (blended != person.picture).any(axis=2)
+    height, width = picture.shape[:2]
+    there = cv2.warpAffine(mask, transform, (width, height), flags=cv2.INTER_LINEAR)
+    changed = (blended != picture).any(axis=2)
     return Seam(
         _step(difference, plain_edge),
         _step(matched, edge),
         float(np.abs(difference[plain_edge > 0].mean(axis=0)).max()),
-        float(np.abs(matched[rim].mean(axis=0)).max()),
+        float(np.abs((mask[..., None] * matched)[rim].mean(axis=0)).max()),
         float((changed & (there == 0)).mean()),
     )
+
+
+def plain_paste(picture: np.ndarray, aged: np.ndarray, mask: np.ndarray, transform: np.ndarray) -> np.ndarray:
+    """The aged square's pixels inside the mask's outline, in a copy of the photograph."""
+    height, width = picture.shape[:2]
+    placed = cv2.warpAffine(aged, transform, (width, height), flags=cv2.INTER_CUBIC)
+    inside = cv2.warpAffine(_outline(mask), transform, (width, height), flags=cv2.INTER_NEAREST) > 0.5
+    return np.where(inside[..., None], placed, picture)
 
 
 def table(seams: Sequence[Seam]) -> str:
@@ -109,13 +136,9 @@ def table(seams: Sequence[Seam]) -> str:
     return "\n".join(lines)
 
 
-def _masks(result: LifespanResult) -> tuple[np.ndarray, np.ndarray]:
-    """The blend's mask, and its outline without a soft rim, float32 [S, S]."""
-    person = result.person
-    assert person.face is not None
-    points = to_image(inverse(person.transform), person.face.landmarks[:, :2].astype(np.float64))
-    mask = face_mask(points, len(person.image))
-    return mask, (mask > 0.5).astype(np.float32)
+def _outline(mask: np.ndarray) -> np.ndarray:
+    """The mask without its soft rim."""
+    return (mask > 0.5).astype(np.float32)
 
 
 def _slope(mask: np.ndarray) -> np.ndarray:
@@ -128,13 +151,3 @@ def _slope(mask: np.ndarray) -> np.ndarray:
 def _step(change: np.ndarray, edge: np.ndarray) -> float:
     steps = np.abs(change).max(axis=2) * edge
     return float(np.percentile(steps[edge > 0], 99))
-
-
-def _plain_paste(result: LifespanResult) -> np.ndarray:
-    """The aged square's pixels inside the outline, in a copy of the photograph."""
-    person = result.person
-    height, width = person.picture.shape[:2]
-    _, outline = _masks(result)
-    placed = cv2.warpAffine(result.image, person.transform, (width, height), flags=cv2.INTER_CUBIC)
-    inside = cv2.warpAffine(outline, person.transform, (width, height), flags=cv2.INTER_NEAREST) > 0.5
-    return np.where(inside[..., None], placed, person.picture)
