@@ -12,6 +12,7 @@ import pytest
 from agesdk.backends import run_batched
 from agesdk.diffusion.schedule import make_schedule
 from agesdk.lifespan_method import adaptive_strength
+from agesdk.lifespan_passes import face_token_inputs
 from agesdk.lifespan_run import Overrides, resolve
 from agesdk.timing import Stopwatch
 from tests.lifespan_reference import CASES, Prepared, Variant
@@ -95,7 +96,7 @@ def test_pictures_and_identity_tokens(
 def test_face_token_from_the_published_first_picture(variant: Variant, prepared: Prepared, case: str) -> None:
     golden = variant.case(case)
     ager, person = prepared(variant, str(golden["image"]))
-    inputs = ager._face_token_inputs(person, [golden["aged_image"][None]], 1, Stopwatch())
+    inputs = face_token_inputs(ager.model, person, [golden["aged_image"][None]], 1, Stopwatch())
     assert inputs is not None
     np.testing.assert_allclose(inputs[0], golden["face_project_input"][0], atol=CLOSE, rtol=0)
     token = ager.model.face_tokens(inputs)[0]
