@@ -25,9 +25,10 @@ STEPS = 4
 
 @dataclass(frozen=True)
 class Outcome:
-    """What the two passes made, and the noise they drew, under agesdk's names."""
+    """What the two passes made (no first picture where latents are chained), and the noise they drew, under
+    agesdk's names."""
 
-    aged: np.ndarray
+    aged: np.ndarray | None
     final: np.ndarray
     face_token_input: Tensor
     tokens: Tensor
@@ -46,18 +47,14 @@ class PlainPipeline:
         self.hparams: dict[str, Any] = yaml.safe_load((models / "Cradle2Cane/hparams.yml").read_text())
         variant = {"variant": self.hparams["variant"]} if self.hparams["variant"] else {}
         turbo = models / "sdxl-turbo"
-        self.pipe: Any = StableDiffusionXLImg2ImgPipeline.from_pretrained(
-            turbo,
-            vae=AutoencoderKL.from_pretrained(models / "sdxl-vae-fp16-fix"),
-            torch_dtype=torch.float32,
-            add_watermarker=False,
-            **variant,
+        vae = AutoencoderKL.from_pretrained(models / "sdxl-vae-fp16-fix")
+        loaded = StableDiffusionXLImg2ImgPipeline.from_pretrained(
+            turbo, vae=vae, add_watermarker=False, **variant
         )
+        self.pipe: Any = loaded.to(torch.float32)
         self.pipe.set_progress_bar_config(disable=True)
         self.plain = self.pipe.unet
-        self.adapted: Any = UNet2DConditionModel.from_pretrained(
-            turbo / "unet", torch_dtype=torch.float32, **variant
-        )
+        self.adapted: Any = UNet2DConditionModel.from_pretrained(turbo / "unet", **variant).to(torch.float32)
         weights = self.adapted.state_dict()
         adapters = load_file(models / "Cradle2Cane/pytorch_lora_weights.safetensors")
         for key, down in adapters.items():
@@ -82,9 +79,9 @@ class PlainPipeline:
         seed: int,
         one_threshold: bool = False,
         addition: str | None = None,
-        clip_levels: float = 1.0,
+        latent_chaining: bool = False,
     ) -> Outcome:
-        """``clip_levels`` divides the levels that CLIP sees: 1 as the script runs, 255 as training ran."""
+        """The script, but for ``latent_chaining``: diffusers takes latents for a picture too."""
         strength = self._strength(abs(source_age - target_age), one_threshold)
         prompt = f"a face image of a {target_age} years old {gender}"
         if addition is not None:
@@ -94,7 +91,7 @@ class PlainPipeline:
         first = {"prompt": prompt, "image": square, "generator": generator}
         order = [("pass1", strength)]
         self.pipe.unet = self.plain
-        aged = self._pass(strength=strength, **first)
+        aged = self._pass(strength=strength, output_type="latent" if latent_chaining else "pil", **first)
         pictures = [square, aged]
         if self.hparams["use_swr"] and self.hparams["use_four_image_swr"]:
             others = [other for other in (0.25, 0.5, 0.75) if other != strength][:2]
@@ -102,7 +99,7 @@ class PlainPipeline:
                 pictures.append(self._pass(strength=other, **first))
                 order.append((f"extra{number}", other))
         feature = self._face(pictures if self.hparams["use_swr"] else pictures[:1])
-        turned = self._clip(square, source_age, target_age, clip_levels)
+        turned = self._clip(square, source_age, target_age)
         tokens = torch.stack([self.face_projection(feature), self.clip_projection(turned)], dim=1)
         self.pipe.unet = self.adapted
         final = self._pass(
@@ -113,7 +110,9 @@ class PlainPipeline:
             generator=generator,
         )
         order.append(("pass2", self.hparams["id_strength"]))
-        return Outcome(np.asarray(aged), np.asarray(final), feature[0], tokens[0], drawn_noise(seed, order))
+        noise = drawn_noise(seed, order, latent_chaining)
+        first_picture = None if latent_chaining else np.asarray(aged)
+        return Outcome(first_picture, np.asarray(final), feature[0], tokens[0], noise)
 
     def _strength(self, gap: int, one_threshold: bool) -> float:
         values = self.hparams
@@ -123,9 +122,9 @@ class PlainPipeline:
             return 0.25
         return 0.5 if one_threshold or gap <= values["t2"] else 0.75
 
-    def _pass(self, **arguments: Any) -> Image.Image:
-        made: Image.Image = self.pipe(num_inference_steps=STEPS, guidance_scale=1, **arguments).images[0]
-        return made
+    def _pass(self, **arguments: Any) -> Any:
+        made = self.pipe(num_inference_steps=STEPS, guidance_scale=1, **arguments).images
+        return made if arguments.get("output_type") == "latent" else made[0]
 
     def _face(self, pictures: Sequence[Image.Image]) -> Tensor:
         """The source's ArcFace feature, reweighted with those of the other pictures if there are any."""
@@ -139,13 +138,13 @@ class PlainPipeline:
         singular = self.hparams["swr_beta"] * singular * torch.exp(self.hparams["swr_alpha"] * singular)
         return (left @ torch.diag(singular) @ right).T[:1]
 
-    def _clip(self, square: Image.Image, source_age: int, target_age: int, levels: float) -> Tensor:
-        """Rotate-CLIP's feature, [1, P]."""
+    def _clip(self, square: Image.Image, source_age: int, target_age: int) -> Tensor:
+        """Rotate-CLIP's feature, [1, P]; CLIP sees levels of 0..255, as in the script."""
         pixels = torch.from_numpy(np.asarray(square).copy()).permute(2, 0, 1)[None]
         pixels = torch.nn.functional.interpolate(pixels, (224, 224), mode="bicubic", antialias=True)
         mean = torch.tensor([0.48145466, 0.4578275, 0.40821073])[:, None, None]
         deviation = torch.tensor([0.26862954, 0.26130258, 0.27577711])[:, None, None]
-        pooled = self.clip.vision_model((pixels / levels - mean) / deviation).pooler_output
+        pooled = self.clip.vision_model((pixels - mean) / deviation).pooler_output
         image = torch.nn.functional.normalize(self.clip.visual_projection(pooled))
         if source_age == target_age:
             return image
@@ -168,8 +167,9 @@ def centred_square(image: Image.Image) -> Image.Image:
     return square.resize((SIDE, SIDE), Image.Resampling.LANCZOS)
 
 
-def drawn_noise(seed: int, order: Sequence[tuple[str, float]]) -> dict[str, np.ndarray]:
-    """What passes of these labels and strengths draw from the seeded generator, one after the other."""
+def drawn_noise(seed: int, order: Sequence[tuple[str, float]], chained: bool) -> dict[str, np.ndarray]:
+    """What passes of these labels and strengths draw from the seeded generator, one after the other; where
+    latents are chained, the second pass encodes no picture, and its draw from the posterior is blank."""
     generator = torch.Generator().manual_seed(seed)
     names = [
         name
@@ -180,4 +180,10 @@ def drawn_noise(seed: int, order: Sequence[tuple[str, float]]) -> dict[str, np.n
             *(f"ancestral_{label}_step{step}" for step in range(int(STEPS * strength))),
         )
     ]
-    return {name: torch.randn(LATENT, generator=generator).numpy() for name in names}
+    blank = {"vae_sample_pass2"} if chained else set()
+    return {
+        name: np.zeros(LATENT, np.float32)
+        if name in blank
+        else torch.randn(LATENT, generator=generator).numpy()
+        for name in names
+    }
