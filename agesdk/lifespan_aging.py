@@ -26,7 +26,7 @@ from agesdk.lifespan_model import IDENTITY_ENCODERS, ClipPixelRange, LifespanMod
 from agesdk.lifespan_passes import Passes
 from agesdk.lifespan_results import Identity, LifespanFace, LifespanResult
 from agesdk.lifespan_run import LifespanRun, Overrides, draw_noise, resolve
-from agesdk.resample import centred_square, resize
+from agesdk.resample import centred_square, centred_transform, resize
 from agesdk.timing import Stopwatch
 from agesdk.zone_run import Progress, Ticker
 
@@ -340,11 +340,7 @@ def _square(pixels: np.ndarray, face: Face | None, side: int) -> tuple[np.ndarra
     if face is not None:
         transform = ffhq_transform(face.landmarks, side)
         return aligned(pixels, transform, side), transform
-    height, width = pixels.shape[:2]
-    shorter = min(height, width)
-    scale = shorter / side
-    shift = np.array([(width - shorter) // 2, (height - shorter) // 2]) + 0.5 * scale - 0.5
-    return resize(centred_square(pixels), side), np.column_stack([np.eye(2) * scale, shift])
+    return resize(centred_square(pixels), side), centred_transform(pixels.shape[:2], side)
 
 
 def _parts(runs: Sequence[LifespanRun], batch: int) -> list[list[LifespanRun]]:

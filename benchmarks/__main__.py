@@ -26,8 +26,9 @@ COMMANDS = {
         "benchmarks.lifespan",
         "time and peak memory of a lifespan-aging bundle, and what each option changes in the picture",
     ),
-    "lifespan-blend": Command(
-        "benchmarks.lifespan_blend", "seam and tint of an aged face put back into its photograph"
+    "lifespan-photo": Command(
+        "benchmarks.lifespan_photo",
+        "alignment of the square that is aged, and seam and tint where it is blended into its photograph",
     ),
     "quality-zone": Command(
         "benchmarks.quality.command",

@@ -66,9 +66,9 @@ class Request:
 class Cost:
     """What one option costs, and how its picture differs from the published method's (same bundle and noise).
 
-    Seconds are of the processor; memory is the process's largest resident set in MB, after opening, after
-    preparing and in all. The differences are None for the published method itself, and where the square is
-    another.
+    Seconds are of the processor; memory is the process's resident set in MB: the largest so far after
+    opening, after preparing and in all, and what is left at the end. The differences are None for the
+    published method itself, and where the square is another.
     """
 
     bundle: str
@@ -79,6 +79,7 @@ class Cost:
     opened_mb: int
     prepared_mb: int
     peak_mb: int
+    left_mb: int
     psnr_db: float | None = None
     mean_levels: float | None = None
     max_levels: int | None = None
@@ -158,9 +159,9 @@ def psnr(a: np.ndarray, b: np.ndarray) -> float:
 def table(costs: Sequence[Cost]) -> str:
     """As Markdown."""
     lines = [
-        "| bundle | option | prepare, s | age, s | steps | opened, MB | prepared, MB | peak, MB | PSNR, dB "
-        "| mean / max level |",
-        "|---|---|---|---|---|---|---|---|---|---|",
+        "| bundle | option | prepare, s | age, s | steps | opened, MB | prepared, MB | peak, MB | left, MB "
+        "| PSNR, dB | mean / max level |",
+        "|" + "---|" * 11,
     ]
     for cost in costs:
         differs = ["", ""]
@@ -172,7 +173,7 @@ def table(costs: Sequence[Cost]) -> str:
             f"{cost.prepare_seconds:.2f}",
             f"{cost.age_seconds:.2f}",
             str(cost.steps),
-            *(str(size) for size in (cost.opened_mb, cost.prepared_mb, cost.peak_mb)),
+            *(str(size) for size in (cost.opened_mb, cost.prepared_mb, cost.peak_mb, cost.left_mb)),
             *differs,
         ]
         lines.append(f"| {' | '.join(cells)} |")
@@ -212,9 +213,19 @@ def _measure(bundle: str, name: str, request: Request) -> tuple[Cost, np.ndarray
         opened,
         prepared,
         _peak_mb(),
+        _resident_mb(),
     )
     return cost, result.image
 
 
 def _peak_mb() -> int:
     return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e6)
+
+
+def _resident_mb() -> int:
+    """On Linux; elsewhere the peak."""
+    try:
+        pages = int(Path("/proc/self/statm").read_text().split()[1])
+    except OSError:
+        return _peak_mb()
+    return round(pages * resource.getpagesize() / 1e6)

@@ -1,4 +1,4 @@
-"""``python -m benchmarks lifespan`` and ``lifespan-blend`` on a tiny bundle."""
+"""``python -m benchmarks lifespan`` and ``lifespan-photo`` on a tiny bundle."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 
 from agesdk.imaging import read_image
 from benchmarks.__main__ import main
-from benchmarks.lifespan_blend import seam
+from benchmarks.lifespan_photo import eyes, seam
 from tests.lifespan_reference import ROOT, Variant
 
 PORTRAIT = ROOT / "agesdk/data/astronaut.jpg"
@@ -48,7 +48,7 @@ def test_blends_are_measured_and_written_to_look_at(
     faces = tmp_path / "faces"
     faces.mkdir()
     shutil.copy(PORTRAIT, faces)
-    assert main(["lifespan-blend", str(faces), "--out", str(tmp_path / "out")]) == 0
+    assert main(["lifespan-photo", str(faces), "--out", str(tmp_path / "out")]) == 0
     worst = capsys.readouterr().out.splitlines()[-1]
     plain_step, step, plain_tint, tint, outside = (float(cell) for cell in worst.split("|")[2:-1])
     assert step < 0.1 * plain_step and tint < 0.5 * plain_tint and outside == 0.0
@@ -56,6 +56,21 @@ def test_blends_are_measured_and_written_to_look_at(
     width = photo.shape[1]
     np.testing.assert_array_equal(sheet[:, :width], photo)
     assert (sheet[:, width : 2 * width] != sheet[:, 2 * width :]).any()
+
+
+def test_eyes_are_placed_in_the_square() -> None:
+    """At fixed places of a picture twice the square's size, one eye 40 pixels lower than the other."""
+    from agesdk.faces.align import five_points
+
+    landmarks = np.zeros((468, 3))
+    landmarks[:, 0], landmarks[:, 1] = 600.0, 440.0
+    left = {33, 246, 161, 160, 159, 158, 157, 173, 133, 155, 154, 153, 145, 144, 163, 7}
+    landmarks[list(left), :2] = (400.0, 400.0)
+    assert five_points(landmarks)[:2].tolist() == [[400.0, 400.0], [600.0, 440.0]]
+    found = eyes(landmarks, np.array([[2.0, 0.0, 0.0], [0.0, 2.0, 0.0]]))
+    assert found.distance == pytest.approx(np.hypot(100, 20) / 512)
+    assert found.tilt == pytest.approx(np.degrees(np.arctan(0.2)))
+    assert (found.x, found.y) == pytest.approx((250 / 512, 210 / 512))
 
 
 def test_a_change_outside_the_mask_is_seen() -> None:

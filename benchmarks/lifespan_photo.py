@@ -1,15 +1,17 @@
-"""``python -m benchmarks lifespan-blend FACES_DIR``: how well an aged square sits in its photograph.
+"""``python -m benchmarks lifespan-photo FACES_DIR``: the square that is aged, in its photograph.
 
-The blend is measured, not a model: the aged square is a stand-in that has what an aged square has, stronger
-lines, paler hair and skin, the autoencoder's loss of fine detail, and a drift of its colours. Compared with a
-plain paste, the stand-in's own pixels inside the same outline: the step that the mask's edge puts between
-neighbouring pixels, and the tint along that edge.
+Alignment: where the eyes lie in the square, in the middle of the picture as published and aligned to the
+face. The blend is measured, not a model: the aged square is a stand-in that has what an aged square has,
+stronger lines, paler hair and skin, the autoencoder's loss of fine detail, and a drift of its colours.
+Compared with a plain paste, the stand-in's own pixels inside the same outline: the step that the mask's edge
+puts between neighbouring pixels, and the tint along that edge.
 """
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import astuple, dataclass
 from pathlib import Path
 
@@ -17,12 +19,13 @@ import cv2
 import numpy as np
 
 from agesdk.errors import FaceError, UsageError
-from agesdk.faces.align import aligned, ffhq_transform, inverse
+from agesdk.faces.align import aligned, ffhq_transform, five_points, inverse
 from agesdk.faces.analyzer import FaceAnalyzer, select_face
 from agesdk.faces.frames import to_image
 from agesdk.faces.paste import matched_change
 from agesdk.imaging import read_image, write_image
 from agesdk.lifespan_blend import blend, face_mask
+from agesdk.resample import centred_transform
 
 SIDE = 512
 DRIFT = (9.0, 3.0, -5.0)
@@ -45,8 +48,19 @@ class Seam:
     outside: float
 
 
+@dataclass(frozen=True)
+class Eyes:
+    """In a square: the distance of the eyes, and the place of their middle, as shares of its side; their tilt
+    in degrees."""
+
+    distance: float
+    tilt: float
+    x: float
+    y: float
+
+
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Arguments of ``lifespan-blend``."""
+    """Arguments of ``lifespan-photo``."""
     parser.add_argument("faces", type=Path, metavar="FACES_DIR", help="folder with pictures of faces")
     parser.add_argument("--faces", dest="count", type=int, default=40, metavar="N", help="(default 40)")
     parser.add_argument("--out", type=Path, metavar="FOLDER", help="write photograph, paste and blend")
@@ -59,7 +73,9 @@ def run(arguments: argparse.Namespace) -> int:
         raise UsageError(f"{arguments.faces} holds no pictures")
     analyzer = FaceAnalyzer.load(threads=1)
     chosen = [paths[i] for i in np.linspace(0, len(paths) - 1, min(arguments.count, len(paths))).astype(int)]
-    seams = []
+    seams: list[Seam] = []
+    middle: list[Eyes] = []
+    level: list[Eyes] = []
     for path in chosen:
         picture = read_image(path)
         try:
@@ -68,6 +84,8 @@ def run(arguments: argparse.Namespace) -> int:
             print(f"{path.name}: {error}")
             continue
         transform = ffhq_transform(landmarks, SIDE)
+        middle.append(eyes(landmarks, centred_transform(picture.shape[:2], SIDE)))
+        level.append(eyes(landmarks, transform))
         square = aligned(picture, transform, SIDE)
         made = stand_in(square)
         blended = blend(picture, square, made, transform, landmarks)
@@ -77,8 +95,22 @@ def run(arguments: argparse.Namespace) -> int:
             arguments.out.mkdir(parents=True, exist_ok=True)
             sheet = np.hstack([picture, plain_paste(picture, made, mask, transform), blended])
             write_image(arguments.out / f"{path.stem}.png", sheet)
-    print(table(seams))
+    print(eye_table({"middle of the picture": middle, "aligned": level}), end="\n\n")
+    print(seam_table(seams))
     return 0
+
+
+def eyes(landmarks: np.ndarray, transform: np.ndarray) -> Eyes:
+    """Where a face's eyes lie in a square of `SIDE` pixels (``transform`` leads from it to the picture)."""
+    left, right = to_image(inverse(transform), five_points(landmarks)[:2].astype(np.float64))
+    across = right - left
+    place = (left + right) / 2 / SIDE
+    return Eyes(
+        float(np.linalg.norm(across)) / SIDE,
+        math.degrees(math.atan2(across[1], across[0])),
+        float(place[0]),
+        float(place[1]),
+    )
 
 
 def stand_in(square: np.ndarray) -> np.ndarray:
@@ -123,7 +155,17 @@ def plain_paste(picture: np.ndarray, aged: np.ndarray, mask: np.ndarray, transfo
     return np.where(inside[..., None], placed, picture)
 
 
-def table(seams: Sequence[Seam]) -> str:
+def eye_table(found: Mapping[str, Sequence[Eyes]]) -> str:
+    """Mean and standard deviation over pictures, as Markdown."""
+    lines = ["| square | eyes apart, % | tilt, degrees | across, % | down, % |", "|" + "---|" * 5]
+    for name, rows in found.items():
+        numbers = np.array([astuple(row) for row in rows]) * (100, 1, 100, 100)
+        cells = [f"{m:.1f} ± {d:.1f}" for m, d in zip(numbers.mean(axis=0), numbers.std(axis=0))]
+        lines.append(f"| {name} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def seam_table(seams: Sequence[Seam]) -> str:
     """Mean and worst picture, as Markdown."""
     numbers = np.array([astuple(one) for one in seams])
     lines = [
