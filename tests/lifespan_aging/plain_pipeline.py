@@ -47,14 +47,16 @@ class PlainPipeline:
         self.hparams: dict[str, Any] = yaml.safe_load((models / "Cradle2Cane/hparams.yml").read_text())
         variant = {"variant": self.hparams["variant"]} if self.hparams["variant"] else {}
         turbo = models / "sdxl-turbo"
-        vae = AutoencoderKL.from_pretrained(models / "sdxl-vae-fp16-fix")
-        loaded = StableDiffusionXLImg2ImgPipeline.from_pretrained(
-            turbo, vae=vae, add_watermarker=False, **variant
+        single: dict[str, Any] = {"torch_dtype": torch.float32, **variant}  # else some files stay as stored
+        self.pipe: Any = StableDiffusionXLImg2ImgPipeline.from_pretrained(
+            turbo,
+            vae=AutoencoderKL.from_pretrained(models / "sdxl-vae-fp16-fix"),
+            add_watermarker=False,
+            **single,
         )
-        self.pipe: Any = loaded.to(torch.float32)
         self.pipe.set_progress_bar_config(disable=True)
         self.plain = self.pipe.unet
-        self.adapted: Any = UNet2DConditionModel.from_pretrained(turbo / "unet", **variant).to(torch.float32)
+        self.adapted: Any = UNet2DConditionModel.from_pretrained(turbo / "unet", **single)
         weights = self.adapted.state_dict()
         adapters = load_file(models / "Cradle2Cane/pytorch_lora_weights.safetensors")
         for key, down in adapters.items():
@@ -62,7 +64,7 @@ class PlainPipeline:
                 layer = key.removeprefix("unet.").removesuffix(".lora.down.weight")
                 up = adapters[key.replace(".down.", ".up.")]
                 weights[f"{layer}.weight"] += up.float() @ down.float()
-        self.clip: Any = CLIPModel.from_pretrained(models / "clip-vit-large-patch14").eval()
+        self.clip: Any = CLIPModel.from_pretrained(models / "clip-vit-large-patch14").float().eval()
         self.clip_tokenizer = CLIPTokenizer.from_pretrained(models / "clip-vit-large-patch14")
         source = Source.open(models)
         self.arcface = source.load_arcface()
