@@ -234,10 +234,10 @@ def _mapped(wanted: Mapping[str, Any], files: Sequence[Path], scratch: Path, nam
     from safetensors import safe_open
 
     with tempfile.NamedTemporaryFile(dir=scratch, prefix=".weights-") as file:
-        size = 4 * sum(tensor.numel() for tensor in wanted.values())
+        size = sum(tensor.numel() for tensor in wanted.values())
         if hasattr(os, "posix_fallocate"):  # else a full disk would end the process at the first write
-            os.posix_fallocate(file.fileno(), 0, size)
-        storage = torch.UntypedStorage.from_file(file.name, True, size)
+            os.posix_fallocate(file.fileno(), 0, 4 * size)
+        flat = torch.from_file(file.name, shared=True, size=size, dtype=torch.float32)
     found: dict[str, Any] = {}
     offset = 0
     for path in files:
@@ -247,8 +247,7 @@ def _mapped(wanted: Mapping[str, Any], files: Sequence[Path], scratch: Path, nam
                 if key in wanted and stored.shape != wanted[key].shape:
                     raise _misshapen(key, path.parent)
                 if key in wanted:
-                    view = torch.empty(0).set_(storage, offset, stored.shape, stored.contiguous().stride())
-                    found[key] = view.copy_(stored)
+                    found[key] = flat[offset : offset + stored.numel()].view(stored.shape).copy_(stored)
                     offset += stored.numel()
     missing = sorted(set(wanted) - set(found))
     if missing:
