@@ -156,15 +156,16 @@ class EngineSet:
             )
         return result
 
-    def decoded(self, call: Callable[[Engine], np.ndarray]) -> np.ndarray:
+    def decoded(self, call: Callable[[Engine], _T]) -> _T:
         """`checked` for ``vae_decoder``: uint8 [B, H, W, 3], where NaN shows as a picture of one colour.
 
         In fp32 such a picture is taken for what it is.
         """
 
-        def is_sound(images: np.ndarray) -> bool:
+        def is_sound(made: _T) -> bool:
             if self.bundle.component("vae_decoder").precision == "fp32":
                 return True
+            images = self["vae_decoder"].to_host(made)
             lowest, highest = images.min(axis=(1, 2)), images.max(axis=(1, 2))
             return bool((highest > lowest).any(axis=1).all())
 
