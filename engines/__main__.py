@@ -21,8 +21,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns
     -------
     int
-        0 done; 1 a check that did not pass; 2, with one sentence or two on stderr, what could not be done; 130
-        interrupted.
+        0 done; 1 a check that did not pass; 2, with one sentence or two on stderr, what could not be done;
+        130 interrupted.
     """
     parser = argparse.ArgumentParser(prog="python -m engines", description="Compile and verify bundles.")
     parser.add_argument("--verbose", action="store_true", help="log what is being done")
