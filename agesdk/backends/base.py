@@ -48,8 +48,16 @@ class Engine(Protocol):
         """
         ...
 
+    def to_device(self, array: np.ndarray) -> Tensor:
+        """The array where the backend computes, for a feed of many runs (the array itself on the CPU)."""
+        ...
+
     def to_host(self, tensor: Tensor) -> np.ndarray:
         """The tensor as a `numpy.ndarray` in host memory (the tensor itself when it is one already)."""
+        ...
+
+    def guide(self, halves: Tensor, scale: float) -> Tensor:
+        """Classifier-free guidance without leaving the device; see `mix_guidance`."""
         ...
 
 
@@ -102,6 +110,24 @@ def load_engine(
         f"This version has {listed(BACKENDS)}.",
         did_you_mean(backend, BACKENDS),
     )
+
+
+def mix_guidance(halves: np.ndarray, scale: float) -> np.ndarray:
+    """Guide a batch and double it for the next step.
+
+    Parameters
+    ----------
+    halves:
+        float32 [2 B, ...]: without the condition, then with it.
+
+    Returns
+    -------
+    numpy.ndarray
+        float32 [2 B, ...]: ``null + scale * (conditioned - null)``, twice.
+    """
+    null, conditioned = np.split(halves, 2)
+    guided = null + np.float32(scale) * (conditioned - null)
+    return np.concatenate([guided, guided])
 
 
 def batch_slices(engine: Engine, count: int, copies: int = 1) -> list[slice]:

@@ -1,44 +1,22 @@
-"""ONNX Runtime as a backend: on the CPU as the default, on NVIDIA GPUs through its execution providers.
-
-ONNX Runtime falls back to the CPU without an error when a provider fails to load, and lists the providers it
-was compiled with, not those that work. Here the providers of the created session are compared with the one
-asked for.
-"""
+"""ONNX Runtime as a backend: on the CPU as the default, on NVIDIA GPUs through its execution providers."""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
+from dataclasses import replace
+from importlib.resources import files
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from agesdk.backends.base import Tensor, check_feeds, did_you_mean, format_shape, listed
-from agesdk.bundle import Bundle
+from agesdk.backends.base import Tensor, check_feeds, format_shape, listed, mix_guidance
+from agesdk.backends.ort_cache import cached_graph, forget
+from agesdk.backends.ort_errors import explain
+from agesdk.backends.ort_session import Provider, import_onnxruntime, open_session
+from agesdk.bundle import Bundle, Component, TensorSpec
 from agesdk.errors import BackendError
-
-logger = logging.getLogger(__name__)
-
-_INSTALL_GPU = (
-    "Install `onnxruntime-gpu` in an environment without `onnxruntime` (having both hides the GPU one), "
-    "with the CUDA and cuDNN versions its release notes name"
-)
-PROVIDERS: dict[str, tuple[str, str]] = {
-    "cpu": ("CPUExecutionProvider", "Install `onnxruntime`."),
-    "cuda": ("CUDAExecutionProvider", f"{_INSTALL_GPU}; or use provider='cpu'."),
-    "tensorrt": (
-        "TensorrtExecutionProvider",
-        f"{_INSTALL_GPU}, and the TensorRT libraries; or use provider='cpu'.",
-    ),
-    "tensorrt-rtx": (
-        "NvTensorRTRTXExecutionProvider",
-        (
-            "Install an ONNX Runtime built with the TensorRT-RTX provider and the TensorRT-RTX libraries; "
-            "or use provider='cpu'."
-        ),
-    ),
-}
-"""Provider name -> (ONNX Runtime's name, what to install)."""
 
 _NUMPY_OF_ORT = {
     "tensor(float)": "float32",
@@ -50,12 +28,16 @@ _NUMPY_OF_ORT = {
     "tensor(int64)": "int64",
     "tensor(bool)": "bool",
 }
+logger = logging.getLogger(__name__)
+
+_GUIDANCE_GRAPH = "data/guidance.onnx"
 
 
 class OrtEngine:
     """One component in an ONNX Runtime session; see `agesdk.backends.load_engine` for the parameters.
 
-    On the CPU, tensors are numpy arrays. On a GPU, outputs are `onnxruntime.OrtValue` on the device.
+    On the CPU, tensors are numpy arrays. On a GPU, outputs are `onnxruntime.OrtValue` in its memory; arrays
+    are copied there when they are fed, or once by `to_device`.
     """
 
     def __init__(
@@ -67,65 +49,80 @@ class OrtEngine:
         self.inputs = self._component.inputs
         self.outputs = self._component.outputs
         self.profile = self._component.profile
+        self._threads = threads
         self._output_names = [spec.name for spec in self.outputs]
-        self._device = "cpu" if provider == "cpu" else "cuda"
-        self._on_host = provider == "cpu"
-        self._ort = _import_onnxruntime()
-        provider_name, install = _available_provider(self._ort, provider)
-        self._session = self._open(str(bundle.component_path(component)), provider_name, install, threads)
+        self._ort = import_onnxruntime()
+        self._session, opened = self._open(bundle)
+        self._memory = opened.memory
+        self._guidance: Any = None
         self._check_session()
 
     def run(self, feeds: Mapping[str, Tensor]) -> dict[str, Tensor]:
         check_feeds(self._component, {name: _describe(tensor) for name, tensor in feeds.items()})
         try:
-            if self._on_host:
+            if self._memory is None:
                 results = self._session.run(self._output_names, dict(feeds))
             else:
-                results = self._run_on_device(feeds)
+                results = self._run_bound(self._session, feeds, self._output_names)
         except Exception as error:  # ONNX Runtime's exceptions have no common public base
-            raise BackendError(
-                f'Running the component "{self.name}" on {self.provider} failed.', str(error)
-            ) from error
+            raise self._failed(f'Running the component "{self.name}"', error) from error
         return dict(zip(self._output_names, results, strict=True))
+
+    def to_device(self, array: np.ndarray) -> Tensor:
+        if self._memory is None:
+            return array
+        try:
+            return self._ort.OrtValue.ortvalue_from_numpy(np.ascontiguousarray(array), *self._memory)
+        except Exception as error:  # ONNX Runtime's exceptions have no common public base
+            raise self._failed(f'Copying an input of "{self.name}"', error) from error
 
     def to_host(self, tensor: Tensor) -> np.ndarray:
         return tensor if isinstance(tensor, np.ndarray) else tensor.numpy()
 
-    def _run_on_device(self, feeds: Mapping[str, Tensor]) -> list[Tensor]:
-        binding = self._session.io_binding()
+    def guide(self, halves: Tensor, scale: float) -> Tensor:
+        if isinstance(halves, np.ndarray):
+            return mix_guidance(halves, scale)
+        if self._guidance is None:
+            graph = files("agesdk").joinpath(_GUIDANCE_GRAPH).read_bytes()
+            self._guidance, _ = open_session(graph, _guidance_component(self), self.provider, self._threads)
+        feeds = {"halves": halves, "scale": np.array([scale], np.float32)}
+        try:
+            return self._run_bound(self._guidance, feeds, ["guided"])[0]
+        except Exception as error:  # ONNX Runtime's exceptions have no common public base
+            raise self._failed(f'Guidance of "{self.name}"', error) from error
+
+    def _open(self, bundle: Bundle) -> tuple[Any, Provider]:
+        path = str(bundle.component_path(self.name))
+        arguments = self._component, self.provider, self._threads
+        if self.provider == "cpu":
+
+            def save(target: Path) -> None:
+                open_session(path, *arguments, save_to=target)
+
+            kept = cached_graph(bundle, self.name, self._ort.__version__, save)
+            if kept is not None:
+                try:
+                    return open_session(str(kept), *arguments, optimised=True)
+                except BackendError as error:
+                    logger.warning("a kept graph does not open and is made anew: %s", error)
+                    forget(kept)
+        return open_session(path, *arguments)
+
+    def _run_bound(self, session: Any, feeds: Mapping[str, Tensor], outputs: list[str]) -> list[Tensor]:
+        binding = session.io_binding()
         for name, tensor in feeds.items():
-            if isinstance(tensor, np.ndarray):
-                tensor = self._ort.OrtValue.ortvalue_from_numpy(np.ascontiguousarray(tensor), self._device, 0)
-            binding.bind_ortvalue_input(name, tensor)
-        for name in self._output_names:
-            binding.bind_output(name, self._device, 0)
-        self._session.run_with_iobinding(binding)
+            binding.bind_ortvalue_input(
+                name, self.to_device(tensor) if isinstance(tensor, np.ndarray) else tensor
+            )
+        device, index, _ = self._memory or ("cpu", 0, -1)
+        for name in outputs:
+            binding.bind_output(name, device, index)
+        session.run_with_iobinding(binding)
         return list(binding.get_outputs())
 
-    def _open(self, path: str, provider_name: str, install: str, threads: int | None) -> Any:
-        options = self._ort.SessionOptions()
-        options.log_severity_level = 3
-        if threads is not None:
-            options.intra_op_num_threads = threads
-        # Several sessions take turns: idle threads of one must not spin on the cores another needs.
-        options.add_session_config_entry("session.force_spinning_stop", "1")
-        providers = [provider_name] if self._on_host else [provider_name, "CPUExecutionProvider"]
-        try:
-            session = self._ort.InferenceSession(path, options, providers=providers)
-        except Exception as error:
-            raise BackendError(
-                f'The component "{self.name}" could not be opened on {self.provider}.', str(error), install
-            ) from error
-        used = session.get_providers()
-        if not used or used[0] != provider_name:
-            raise BackendError(
-                f'The provider "{self.provider}" did not start for the component "{self.name}".',
-                f"ONNX Runtime fell back to {listed(used)}.",
-                install,
-            )
-        session.disable_fallback()
-        logger.debug("opened %s on %s", path, used)
-        return session
+    def _failed(self, what: str, error: Exception) -> BackendError:
+        advice = explain(error)
+        return BackendError(f"{what} on {self.provider} failed.", advice.why, advice.fix)
 
     def _check_session(self) -> None:
         """The graph's inputs and outputs must be those the manifest states (symbols may differ in name)."""
@@ -154,32 +151,12 @@ class OrtEngine:
                     )
 
 
-def _import_onnxruntime() -> Any:
-    try:
-        import onnxruntime
-    except ImportError as error:
-        raise BackendError(
-            "ONNX Runtime is not installed.", str(error), "Run `pip install onnxruntime`."
-        ) from error
-    return onnxruntime
-
-
-def _available_provider(onnxruntime: Any, provider: str) -> tuple[str, str]:
-    if provider not in PROVIDERS:
-        raise BackendError(
-            f'The provider "{provider}" is unknown.',
-            f"ONNX Runtime is used with {listed(PROVIDERS)}.",
-            did_you_mean(provider, list(PROVIDERS)),
-        )
-    name, install = PROVIDERS[provider]
-    available = onnxruntime.get_available_providers()
-    if name not in available:
-        raise BackendError(
-            f'The provider "{provider}" is not available.',
-            f"The installed ONNX Runtime {onnxruntime.__version__} has {listed(available)}.",
-            install,
-        )
-    return name, install
+def _guidance_component(engine: OrtEngine) -> Component:
+    """What `open_session` needs to know of the guidance graph beside a denoiser."""
+    sample = next(spec for spec in engine.outputs if spec.name == "next_sample")
+    halves, scale = replace(sample, name="halves"), TensorSpec("scale", "float32", (1,))
+    guided = replace(sample, name="guided")
+    return Component("guidance", "fp32", ("guidance.onnx",), (halves, scale), (guided,), engine.profile)
 
 
 def _describe(tensor: Tensor) -> tuple[str, tuple[int, ...]]:

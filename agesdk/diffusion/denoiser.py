@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 import numpy as np
 
 from agesdk.backends.base import Engine, Tensor, batch_slices
-from agesdk.diffusion.schedule import Schedule, Step
+from agesdk.diffusion.schedule import Schedule
 from agesdk.errors import BundleError
 
 
@@ -68,8 +68,11 @@ def denoise(
             part = {name: np.concatenate([array, array]) for name, array in part.items()}
             part["encoder_hidden_states"] = np.concatenate([null_condition[rows], condition[rows]])
         sample = schedule.start_latents * latents[rows] + schedule.start_noise * noise[0, rows]
-        done = run_steps(engine, schedule, sample, noise[1:, rows], part, guidance_scale, on_step)
-        results.append(engine.to_host(done))
+        fresh = noise[1:, rows]
+        if guided:
+            sample, fresh = np.concatenate([sample, sample]), np.concatenate([fresh, fresh], axis=1)
+        done = run_steps(engine, schedule, sample, fresh, part, guidance_scale, on_step)
+        results.append(engine.to_host(done)[: rows.stop - rows.start])
     return results[0] if len(results) == 1 else np.concatenate(results)
 
 
@@ -84,53 +87,41 @@ def run_steps(
 ) -> Tensor:
     """Run the schedule's steps on one batch; the sample stays where the backend keeps it.
 
+    What all steps share is copied to the device once; a step brings its noise, timestep and coefficients.
+
     Parameters
     ----------
     start:
-        float [B, C, h, w]: the noised latents.
+        float [B, C, h, w]: the noised latents. With guidance, here and below: both halves, B rows in all.
     fresh:
         float32 [schedule.noisy_steps, B, C, h, w].
     part:
-        The step's other inputs, both halves if there is guidance: float32 [B or 2 B, ...].
+        The step's other inputs: float32 [B, ...].
+    guidance_scale:
+        Above 1: the first half of the rows is guided by the second.
 
     Returns
     -------
     Tensor
         float32 [B, C, h, w], clean latents, on the backend's device.
     """
-    sample: Tensor = start.astype(np.float32, copy=False)
+    guided = guidance_scale > 1.0
+    batch = len(start)
+    sample: Tensor = engine.to_device(start.astype(np.float32, copy=False))
+    shared = {name: engine.to_device(array) for name, array in part.items()}
     noises = iter(fresh)
-    silence = np.zeros_like(sample)
+    silence = engine.to_device(np.zeros(start.shape, np.float32))
     for step in schedule.steps:
-        step_noise = next(noises) if step.c_noise else silence
-        guidance = guidance_scale if guidance_scale > 1.0 else None
-        sample = _advance(engine, step, sample, step_noise, part, guidance)
+        feeds = {
+            "sample": sample,
+            "noise": next(noises) if step.c_noise else silence,
+            "timestep": np.full(batch, step.timestep, dtype=np.float32),
+            "coeffs": np.broadcast_to(step.coeffs, (batch, 4)).copy(),
+            **shared,
+        }
+        sample = engine.run(feeds)["next_sample"]
+        if guided:
+            sample = engine.guide(sample, guidance_scale)
         if on_step is not None:
-            on_step(len(start))
+            on_step(batch // 2 if guided else batch)
     return sample
-
-
-def _advance(
-    engine: Engine,
-    step: Step,
-    sample: Tensor,
-    noise: np.ndarray,
-    part: Mapping[str, np.ndarray],
-    guidance: float | None,
-) -> Tensor:
-    if guidance is not None:
-        sample = np.concatenate([sample, sample])
-        noise = np.concatenate([noise, noise])
-    batch = len(noise)
-    feeds = {
-        "sample": sample,
-        "noise": noise,
-        "timestep": np.full(batch, step.timestep, dtype=np.float32),
-        "coeffs": np.broadcast_to(step.coeffs, (batch, 4)).copy(),
-        **part,
-    }
-    advanced = engine.run(feeds)["next_sample"]
-    if guidance is None:
-        return advanced
-    null, conditioned = np.split(engine.to_host(advanced), 2)
-    return null + np.float32(guidance) * (conditioned - null)

@@ -67,7 +67,7 @@ def test_runs_and_brings_back(bundle, threads):
 def test_device_tensors_stay_until_they_are_brought_back(bundle):
     """The binding that GPU providers use, on the CPU's memory: outputs feed the next run as they are."""
     engine = load_engine(bundle, "sum")
-    engine._on_host = False
+    engine._memory = ("cpu", 0, -1)
     given = feeds(width=1)
     total = engine.run(given)["total"]
     assert not isinstance(total, np.ndarray)
@@ -110,7 +110,7 @@ def test_wrong_feeds_are_told(bundle, change, text):
     [
         ({"backend": "onnxruntim"}, 'unknown.*Did you mean "onnxruntime"'),
         ({"provider": "cude"}, 'unknown.*Did you mean "cuda"'),
-        ({"provider": "tensorrt-rtx"}, "not available.*TensorRT-RTX"),
+        ({"provider": "tensorrt-rtx"}, "not available.*onnxruntime-ep-nv-tensorrt-rtx"),
         ({"threads": 0}, "0 threads"),
     ],
 )

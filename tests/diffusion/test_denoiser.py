@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from agesdk.backends.base import check_feeds
+from agesdk.backends.base import check_feeds, mix_guidance
 from agesdk.bundle import Component, LearnedCondition, SchedulerSettings, TensorSpec, TextCondition
 from agesdk.diffusion.conditioning import CACHED_CONDITIONS, LearnedConditioning, TextConditioning
 from agesdk.diffusion.denoiser import denoise
@@ -33,6 +33,12 @@ class NumpyEngine:
         check_feeds(component, {name: (array.dtype.name, array.shape) for name, array in feeds.items()})
         self.batches.append(len(next(iter(feeds.values()))))
         return {self.outputs[0].name: self._function(**feeds)}
+
+    def to_device(self, array):
+        return array
+
+    def guide(self, halves, scale):
+        return mix_guidance(halves, scale)
 
     def to_host(self, tensor):
         return tensor
