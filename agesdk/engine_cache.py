@@ -25,8 +25,10 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import BinaryIO
 
 from agesdk import atomic, strict_json
+from agesdk.cache_dir import cache_root
 from agesdk.engine_key import AHEAD_OF_TIME, EngineKey, EngineRequest, differences, show_profile
 from agesdk.errors import BackendError, OutputError
 from agesdk.file_lock import file_lock
@@ -37,7 +39,6 @@ SIDECAR_SCHEMA = 1
 DEFAULT_LIMIT = 30 * 10**9
 """Bytes that a cache may hold: a few bundles of SDXL size (5 GB an engine) for one or two GPUs."""
 
-_ENVIRONMENT = "AGESDK_ENGINE_CACHE"
 _LOCK = ".lock"
 _JIT_SUFFIX = ".jit"
 
@@ -56,8 +57,8 @@ class EngineRecord:
         Name in the cache folder, bytes, lower-case hex.
     built:
         When, UTC, ISO 8601.
-    seconds, peak_bytes:
-        Processor time of the build and the most memory its process held.
+    seconds, processor_seconds, peak_bytes:
+        Wall and processor time of the build, and the most memory its process held, where that is known.
     layers:
         How many layers of each type the network had before TensorRT fused them.
     """
@@ -73,7 +74,8 @@ class EngineRecord:
     sha256: str
     built: str
     seconds: float
-    peak_bytes: int
+    processor_seconds: float
+    peak_bytes: int | None
     agesdk: str
     layers: dict[str, int] = field(default_factory=dict)
     schema: int = SIDECAR_SCHEMA
@@ -100,7 +102,7 @@ class EngineCache:
     Parameters
     ----------
     folder:
-        Made with mode 0700 when it is first used; None takes `default_cache_folder`.
+        Made with mode 0700 when it is first used; None takes ``engines`` in `cache_root`.
 
     Raises
     ------
@@ -109,7 +111,7 @@ class EngineCache:
     """
 
     def __init__(self, folder: str | os.PathLike[str] | None = None) -> None:
-        self.folder = default_cache_folder() if folder is None else Path(folder)
+        self.folder = cache_root() / "engines" if folder is None else Path(folder)
 
     def entries(self) -> list[CacheEntry]:
         """All engines, the last used first. Sidecars that can not be read are logged and left out."""
@@ -119,7 +121,7 @@ class EngineCache:
         found = []
         for sidecar in self.folder.glob("*.json"):
             try:
-                found.append(_read_entry(sidecar))
+                found.append(read_entry(sidecar))
             except Invalid as error:
                 logger.warning("ignoring %s: %s", sidecar, error)
             except FileNotFoundError:
@@ -156,6 +158,14 @@ class EngineCache:
                 f"Run `{build_command(request, nearest.record.key)}`",
             )
         return nearest
+
+    def is_intact(self, entry: CacheEntry) -> bool:
+        """Whether the engine file is there, with the sidecar's size and SHA-256."""
+        try:
+            with entry.engine.open("rb") as file:
+                return _sha256(file) == entry.record.sha256
+        except OSError:
+            return False
 
     @contextlib.contextmanager
     def open(self, request: EngineRequest) -> Iterator[tuple[CacheEntry, mmap.mmap]]:
@@ -198,13 +208,16 @@ class EngineCache:
             raise OutputError(
                 f"The engine cache {self.folder} can not be made",
                 error.strerror or str(error),
-                f"Set {_ENVIRONMENT} to a folder of yours",
+                "Set AGESDK_CACHE to a folder of yours",
             ) from None
         self._check_private()
         with file_lock(self.folder / _LOCK, timeout, on_wait):
             writer = CacheWriter(self)
             writer.remove_leftovers()
-            yield writer
+            try:
+                yield writer
+            finally:
+                writer.forget_unfinished()
 
     def jit_path(self, entry: CacheEntry, gpu: str, driver: str) -> Path:
         """Where TensorRT-RTX keeps what it compiled for this GPU and driver when the engine first ran."""
@@ -219,8 +232,7 @@ class EngineCache:
             raise BackendError(
                 f"The engine cache {self.folder} is not yours alone",
                 "engines are code, and another user may write to the folder",
-                f"Run `chmod 700 {shlex.quote(str(self.folder))}` as its owner, or set {_ENVIRONMENT} to "
-                "another folder",
+                f"Run `chmod 700 {shlex.quote(str(self.folder))}`, or set AGESDK_CACHE to another folder",
             )
 
 
@@ -253,19 +265,20 @@ class CacheWriter:
         try:
             with made.open("r+b") as file:
                 os.fsync(file.fileno())
-                with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
-                    sha256 = hashlib.sha256(content).hexdigest()
-                    size = len(content)
+                sha256 = _sha256(file)
+                size = file.tell()
             name = f"{stem}-{sha256[:12]}.engine"
             os.replace(made, self._folder / name)
             self._making.discard(made)
-        except (OSError, ValueError) as error:  # ValueError: an empty file can not be mapped
-            raise OutputError(f"The engine of {record.component} can not be kept", str(error)) from None
+        except OSError as error:
+            raise OutputError(
+                f"The engine of {record.component} can not be kept", error.strerror or str(error)
+            ) from None
         complete = dataclasses.replace(record, file=name, size=size, sha256=sha256)
         text = json.dumps(strict_json.encode(complete), indent=2) + "\n"
         atomic.write_bytes(sidecar, text.encode())
         self.remove_leftovers()
-        return _read_entry(sidecar)
+        return read_entry(sidecar)
 
     def remove(self, entry: CacheEntry) -> None:
         """Remove an engine: its sidecar first, so that it is never half there."""
@@ -300,12 +313,17 @@ class CacheWriter:
             removed.append(entry)
         return removed
 
+    def forget_unfinished(self) -> None:
+        """Remove what was not committed."""
+        self._making.clear()
+        self.remove_leftovers()
+
     def remove_leftovers(self) -> None:
         """Remove what no sidecar names: engines in the making, of killed builds and of removed entries."""
         named = set()
         for sidecar in self._folder.glob("*.json"):
             with contextlib.suppress(Invalid, FileNotFoundError):
-                named.add(Path(_read_entry(sidecar).record.file).stem)
+                named.add(Path(read_entry(sidecar).record.file).stem)
         for path in self._folder.iterdir():
             engine = path.suffix == ".engine" and path.stem not in named
             compiled = path.suffix == _JIT_SUFFIX and path.name.partition(".")[0] not in named
@@ -313,17 +331,6 @@ class CacheWriter:
             if engine or compiled or abandoned:
                 with contextlib.suppress(OSError):  # open in another process on Windows: the next time
                     path.unlink()
-
-
-def default_cache_folder() -> Path:
-    """``AGESDK_ENGINE_CACHE``, else ``agesdk/engines`` in the user's cache folder."""
-    if chosen := os.environ.get(_ENVIRONMENT):
-        return Path(chosen)
-    if sys.platform == "win32":
-        base = Path(os.environ.get("LOCALAPPDATA") or Path.home() / "AppData/Local")
-    else:
-        base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return base / "agesdk" / "engines"
 
 
 def build_command(request: EngineRequest, built: EngineKey | None = None) -> str:
@@ -342,7 +349,7 @@ def build_command(request: EngineRequest, built: EngineKey | None = None) -> str
     return " ".join(words)
 
 
-def _read_entry(sidecar: Path) -> CacheEntry:
+def read_entry(sidecar: Path) -> CacheEntry:
     """Raises `Invalid` for a sidecar that is not one, FileNotFoundError for one that is gone."""
     used = sidecar.stat().st_mtime
     try:
@@ -363,3 +370,11 @@ def _damaged(entry: CacheEntry, request: EngineRequest, why: str) -> BackendErro
     return BackendError(
         f"The engine {entry.engine} is damaged", why, f"Run `{build_command(request, entry.record.key)}`"
     )
+
+
+def _sha256(file: BinaryIO) -> str:
+    """Of the whole file, from its current position on."""
+    digest = hashlib.sha256()
+    while chunk := file.read(2**20):
+        digest.update(chunk)
+    return digest.hexdigest()

@@ -9,8 +9,8 @@ from pathlib import Path
 from agesdk.errors import AgeSDKError
 
 PER_WEIGHT_BYTE = 3.8
-"""Peak memory of a compilation by bytes of weights: 3.2 was seen at Stable Diffusion 1.5's size in float32, 3.75
-at SDXL's in float16."""
+"""Peak memory of a compilation by bytes of weights: 3.2 was seen at Stable Diffusion 1.5's size in float32,
+3.75 at SDXL's in float16."""
 
 BASE = 500 * 10**6
 """What a compilation needs beside: the libraries take 0.3 GB."""
@@ -96,7 +96,15 @@ def _windows_available() -> int | None:
             ("load", ctypes.c_ulong),
             *(
                 (name, ctypes.c_ulonglong)
-                for name in ("total", "available", "page_total", "page", "virtual_total", "virtual", "extended")
+                for name in (
+                    "total",
+                    "available",
+                    "page_total",
+                    "page",
+                    "virtual_total",
+                    "virtual",
+                    "extended",
+                )
             ),
         )
 
@@ -104,3 +112,15 @@ def _windows_available() -> int | None:
     if not ctypes.windll.kernel32.GlobalMemoryStatusEx(ctypes.byref(status)):
         return None
     return int(status.available)
+
+
+def peak() -> int | None:
+    """The most bytes of memory this process has held; None where the system does not tell."""
+    try:
+        for line in Path("/proc/self/status").read_text().splitlines():
+            name, _, rest = line.partition(":")
+            if name == "VmHWM":
+                return int(rest.split()[0]) * 1024
+    except OSError:
+        pass
+    return None

@@ -42,7 +42,9 @@ def parse_target(text: str) -> Target:
         )
     if kind != "rtx" or not rest:
         raise UsageError(
-            f'The target "{text}" is unknown', "", "Use for instance rtx:89, rtx:86,89, local or local:tensorrt"
+            f'The target "{text}" is unknown',
+            "",
+            "Use for instance rtx:89, rtx:86,89, local or local:tensorrt",
         )
     digits = {capability.replace(".", ""): capability for capability in AHEAD_OF_TIME}
     found = []
@@ -68,7 +70,9 @@ def parse_profile(text: str) -> Profile:
         symbol = match.group(1)
         low, best, high = (int(match.group(index)) for index in (2, 3, 4))
         if not 1 <= low <= best <= high:
-            raise UsageError(f'The profile "{part}" is not in order', "", "It must be 1 <= MIN <= BEST <= MAX")
+            raise UsageError(
+                f'The profile "{part}" is not in order', "", "It must be 1 <= MIN <= BEST <= MAX"
+            )
         if symbol in profile:
             raise UsageError(f'The profile names the axis "{symbol}" twice')
         profile[symbol] = (low, best, high)

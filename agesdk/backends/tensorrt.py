@@ -25,7 +25,7 @@ import numpy as np
 
 from agesdk import atomic
 from agesdk.backends import cuda
-from agesdk.backends.base import Tensor, check_feeds, check_tensors
+from agesdk.backends.base import Tensor, check_feeds, check_tensors, mix_guidance
 from agesdk.backends.trt_library import (
     NUMPY_OF_TENSORRT,
     Library,
@@ -99,6 +99,17 @@ class TensorrtEngine:
                 bound.set_input(spec.name, feeds[spec.name])
             bound.execute()
             return {spec.name: bound.tensor(spec.name) for spec in self.outputs}
+
+    def to_device(self, array: np.ndarray) -> DeviceTensor:
+        array = np.ascontiguousarray(array)
+        with self._device.lock:
+            arena = _Arena(array.nbytes)
+            self._device.stream.upload(arena.address, array)
+        return DeviceTensor(arena, Region("input", array.dtype.name, array.shape, 0, array.nbytes))
+
+    def guide(self, halves: Tensor, scale: float) -> Tensor:
+        """On the host: latents are small, and no library of kernels is needed for it."""
+        return mix_guidance(self.to_host(halves), scale)
 
     def to_host(self, tensor: Tensor) -> np.ndarray:
         if isinstance(tensor, np.ndarray):
