@@ -145,16 +145,6 @@ _EXPORT_AGAIN = "Export the bundle again with this version; if it stays, report 
 _ADVICE: tuple[tuple[str, str, str], ...] = (
     (r"FP32 GEMM is not supported", "Turing GPUs have no float32 matrix products there", _EXPORT_FP16),
     (
-        r"cudaError 35|driver version is insufficient|cudaErrorInsufficientDriver",
-        "there is no NVIDIA driver, or it is older than the CUDA version TensorRT was made for",
-        _UPDATE_DRIVER,
-    ),
-    (
-        r"cudaError 100\b|no CUDA-capable device|cudaErrorNoDevice",
-        "there is no NVIDIA GPU, or it is hidden (CUDA_VISIBLE_DEVICES, a container without --gpus)",
-        _UPDATE_DRIVER,
-    ),
-    (
         r"OutOfMemory|out of memory|insufficient memory|std::bad_alloc|cudaError 2\b",
         "the memory was not enough",
         "Close other programs, build one --component at a time, or give a smaller --profile",
@@ -178,6 +168,17 @@ _ADVICE: tuple[tuple[str, str, str], ...] = (
         r"[Cc]ould not find any implementation|no implementation|No supported formats",
         "TensorRT has no kernel for it on this target at this precision",
         "Try a newer TensorRT or another precision",
+    ),
+    # Last: ahead of time, the missing driver is mentioned beside the real reason.
+    (
+        r"cudaError 35|driver version is insufficient|cudaErrorInsufficientDriver",
+        "there is no NVIDIA driver, or it is older than the CUDA version TensorRT was made for",
+        _UPDATE_DRIVER,
+    ),
+    (
+        r"cudaError 100\b|no CUDA-capable device|cudaErrorNoDevice",
+        "there is no NVIDIA GPU, or it is hidden (CUDA_VISIBLE_DEVICES, a container without --gpus)",
+        _UPDATE_DRIVER,
     ),
 )
 
