@@ -13,7 +13,7 @@ from tests.lifespan_reference import Variant
 onnx = pytest.importorskip("onnx")
 pytest.importorskip("tensorrt_rtx")
 
-from tests.tensorrt_checks import (
+from tests.tensorrt_checks import (  # noqa: E402
     CAPABILITIES,
     assert_tensors_are_the_manifests,
     compile_one,
