@@ -1,4 +1,4 @@
-"""The few CUDA calls that running an engine takes, through `cuda-python`, imported when the first is made.
+"""The few CUDA calls that running an engine takes, through cuda-python's bindings, imported when used.
 
 Everything runs on one stream of one device, so work is in order without events.
 """
@@ -22,7 +22,7 @@ _NO_GPU = (
 )
 _ADVICE = {
     "cudaErrorInsufficientDriver": (
-        "there is no NVIDIA driver, or it is older than the installed cuda-python",
+        "there is no NVIDIA driver, or it is older than the installed cuda-bindings",
         _NO_GPU,
     ),
     "cudaErrorNoDevice": ("no NVIDIA GPU is visible", _NO_GPU),
@@ -50,14 +50,14 @@ class Gpu:
 
 @functools.cache
 def cudart() -> Any:
-    """The module of CUDA's runtime API; `BackendError` if cuda-python is not installed."""
+    """The module of CUDA's runtime API; `BackendError` if cuda-bindings is not installed."""
     try:
         from cuda.bindings import runtime
     except (ImportError, OSError) as error:
         raise BackendError(
-            "cuda-python is not installed",
+            "cuda-bindings is not installed",
             str(error),
-            "Run `pip install cuda-python` (the version of your CUDA: 12.6 on JetPack 6)",
+            'Run `pip install cuda-bindings` (of your CUDA\'s version: "cuda-bindings~=12.6" on JetPack 6)',
         ) from None
     return runtime
 
@@ -83,7 +83,7 @@ def current_gpu() -> Gpu:
     Raises
     ------
     BackendError
-        No cuda-python, no driver or no GPU.
+        No cuda-bindings, no driver or no GPU.
     """
     count = call("cudaGetDeviceCount")
     if count == 0:

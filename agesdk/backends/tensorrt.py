@@ -63,7 +63,7 @@ class TensorrtEngine:
     Raises
     ------
     BackendError
-        The library, cuda-python, the driver or a GPU is missing; no engine fits, with the command that builds
+        The library, cuda-bindings, the driver or a GPU is missing; no engine fits, with the command that builds
         one; or it does not load.
     """
 
