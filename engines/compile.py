@@ -13,7 +13,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from agesdk.backends.base import check_tensors
-from agesdk.backends.trt_library import NUMPY_OF_TENSORRT, Library, LogKeeper, failure, import_library
+from agesdk.backends.trt_library import (
+    NUMPY_OF_TENSORRT,
+    Library,
+    LogKeeper,
+    failure,
+    import_library,
+    sizes_of,
+)
 from agesdk.backends.trt_plan import profile_shapes
 from agesdk.engine_key import Profile, RuntimeName
 from agesdk.errors import OutputError
@@ -119,7 +126,7 @@ def _check_network(network: trt.INetworkDefinition, job: CompileJob) -> None:
     ):
         tensors = [get(index) for index in range(count)]
         found = {
-            tensor.name: (NUMPY_OF_TENSORRT.get(tensor.dtype.name, tensor.dtype.name), tuple(tensor.shape))
+            tensor.name: (NUMPY_OF_TENSORRT.get(tensor.dtype.name, tensor.dtype.name), sizes_of(tensor.shape))
             for tensor in tensors
         }
         check_tensors(f"the network of {job.title}", kind, specs, found)
@@ -133,7 +140,8 @@ def _configure(
     for shapes in job.profiles:
         profile = builder.create_optimization_profile()
         for spec in job.component.inputs:
-            profile.set_shape(spec.name, *profile_shapes(spec, shapes))
+            low, best, high = (library.api.Dims(shape) for shape in profile_shapes(spec, shapes))
+            profile.set_shape(spec.name, low, best, high)
         if config.add_optimization_profile(profile) < 0:
             raise failure(f"TensorRT refuses the profile of {job.title}", log.errors)
     if library.name == "tensorrt-rtx":

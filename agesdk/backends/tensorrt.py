@@ -32,6 +32,7 @@ from agesdk.backends.trt_library import (
     LogKeeper,
     failure,
     import_library,
+    sizes_of,
 )
 from agesdk.backends.trt_plan import BufferPlan, Region, axis_sizes, choose_profile, plan_buffers, widest
 from agesdk.bundle import Bundle
@@ -131,7 +132,7 @@ class TensorrtEngine:
         }
         context = self._contexts.make(index, shapes, self.name)
         for spec in self.outputs:
-            shapes[spec.name] = tuple(context.get_tensor_shape(spec.name))
+            shapes[spec.name] = sizes_of(context.get_tensor_shape(spec.name))
         plan = plan_buffers((*self.inputs, *self.outputs), shapes)
         if len(self._bound) >= MAX_SHAPES:
             self._device.stream.wait()
@@ -145,7 +146,7 @@ class TensorrtEngine:
         for index in range(self._engine.num_io_tensors):
             name = self._engine.get_tensor_name(index)
             dtype = NUMPY_OF_TENSORRT.get(self._engine.get_tensor_dtype(name).name, "unknown")
-            shape = tuple(self._engine.get_tensor_shape(name))
+            shape = sizes_of(self._engine.get_tensor_shape(name))
             found[self._engine.get_tensor_mode(name)][name] = (dtype, shape)
         where = f"the engine {entry.engine.name}"
         check_tensors(where, "inputs", self.inputs, found[mode.INPUT])
@@ -230,7 +231,7 @@ class _ContextFactory:
         self._how = strategy
         self._jit_cache: Any = None
         if device.library.name == "tensorrt-rtx":
-            config = engine.create_runtime_config()
+            config: Any = engine.create_runtime_config()  # TensorRT's stubs lack what is TensorRT-RTX's
             config.set_execution_context_allocation_strategy(strategy)
             # Kernels for exactly the shapes that run, before the first result, so that a captured graph
             # holds them and not their stand-ins.

@@ -77,6 +77,11 @@ def import_library(name: RuntimeName) -> Library:
     return Library(name, api, version)
 
 
+def sizes_of(dims: trt.Dims) -> tuple[int, ...]:
+    """The sizes of a shape; -1 is a dynamic axis."""
+    return tuple(int(dims[index]) for index in range(len(dims)))
+
+
 class LogKeeper:
     """Passes TensorRT's log on to `logging`, and keeps the errors for the exception that they cause.
 

@@ -64,10 +64,8 @@ def test_the_check_sees_a_wrong_call(stubs: Path, tmp_path: Path) -> None:
     """Else it would prove nothing."""
     text = (ROOT / "agesdk/backends/tensorrt.py").read_text("utf-8")
     wrong = text.replace("execute_async_v3(self._device.stream.handle)", 'execute_async_v3("stream")')
-    wrong = wrong.replace("context.set_input_shape(", "context.set_input_shapes(")
     assert wrong != text
     path = tmp_path / "wrong.py"
     path.write_text(wrong, encoding="utf-8")
     told = "\n".join(run_mypy(stubs, str(path)))
     assert '"execute_async_v3"' in told
-    assert '"set_input_shapes"' in told
