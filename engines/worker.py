@@ -40,13 +40,16 @@ def run_job(job: CompileJob, report: Report, cancelled: threading.Event) -> Comp
     process = context.Process(target=_child, args=(job, there, level), daemon=True)
     process.start()
     there.close()
+    latest: tuple[str, float] = ("", 0.0)
     try:
         while not cancelled.is_set():
             if not here.poll(0.2):
+                report(*latest)  # TensorRT is silent for minutes: the clock goes on
                 continue
             message = here.recv()
             if isinstance(message, tuple):
-                report(*message)
+                latest = message
+                report(*latest)
             elif isinstance(message, AgeSDKError):
                 raise message
             else:

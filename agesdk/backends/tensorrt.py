@@ -64,8 +64,8 @@ class TensorrtEngine:
     Raises
     ------
     BackendError
-        The library, cuda-bindings, the driver or a GPU is missing; no engine fits, with the command that builds
-        one; or it does not load.
+        The library, cuda-bindings, the driver or a GPU is missing; no engine fits, with the command that
+        builds one; or it does not load.
     """
 
     def __init__(
