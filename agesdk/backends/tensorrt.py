@@ -85,9 +85,9 @@ class TensorrtEngine:
         self.inputs = stated.inputs
         self.outputs = stated.outputs
         self.profile = self._component.profile
-        self._jit_path = cache.jit_path(entry, gpu.name, gpu.driver)
         self._check_tensors(entry)
-        self._contexts = _ContextFactory(self._device, self._engine, self._jit_path)
+        jit_path = cache.jit_path(entry, gpu.name, gpu.driver)
+        self._contexts = _ContextFactory(self._device, self._engine, jit_path)
         self._bound: OrderedDict[tuple[tuple[str, int], ...], _BoundShape] = OrderedDict()
 
     def run(self, feeds: Mapping[str, Tensor]) -> dict[str, Tensor]:
