@@ -54,7 +54,7 @@ class LifespanModel:
         cls,
         bundle: Bundle | str | os.PathLike[str],
         backend: str = "onnxruntime",
-        provider: str = "cpu",
+        provider: str | None = None,
         threads: int | None = None,
         text: Literal["tables", "graphs"] | None = None,
         precision: str = "auto",

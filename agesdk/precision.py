@@ -30,7 +30,7 @@ _T = TypeVar("_T")
 _log = logging.getLogger(__name__)
 
 
-def choose(bundle: Bundle, precision: str, backend: str, provider: str) -> Bundle:
+def choose(bundle: Bundle, precision: str, backend: str, provider: str | None = None) -> Bundle:
     """The bundle with every component in the precision that shall run.
 
     Parameters
@@ -39,6 +39,9 @@ def choose(bundle: Bundle, precision: str, backend: str, provider: str) -> Bundl
         ``auto`` takes the variants that the bundle prefers on this kind of device: those for CPUs only if the
         processor has 8-bit dot products. Any other takes that precision of every component that has it, and
         the component's own of the rest.
+
+    backend, provider:
+        See `agesdk.backends.load_engine`.
 
     Raises
     ------
@@ -55,7 +58,7 @@ def choose(bundle: Bundle, precision: str, backend: str, provider: str) -> Bundl
         )
     components = bundle.manifest.components
     if precision == "auto":
-        on_cpu = backend == "onnxruntime" and provider == "cpu"
+        on_cpu = backend == "onnxruntime" and provider in (None, "cpu")
         device = "cpu" if on_cpu else "gpu"
         if on_cpu and not has_int8_dot_products():
             return bundle

@@ -59,7 +59,7 @@ class ZoneAger:
         cls,
         bundle: Bundle | str | os.PathLike[str] | None = None,
         backend: str = "onnxruntime",
-        provider: str = "cpu",
+        provider: str | None = None,
         threads: int | None = None,
         precision: str = "auto",
     ) -> ZoneAger:

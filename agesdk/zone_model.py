@@ -58,7 +58,7 @@ class ZoneModel:
         cls,
         bundle: Bundle | str | os.PathLike[str] | None = None,
         backend: str = "onnxruntime",
-        provider: str = "cpu",
+        provider: str | None = None,
         threads: int | None = None,
         precision: str = "auto",
     ) -> ZoneModel:

@@ -31,7 +31,7 @@ def register(subparsers: Any) -> None:
     )
     parser.add_argument("bundle", type=Path, metavar="BUNDLE", help="bundle folder")
     parser.add_argument("--backend", default="onnxruntime", help="default: %(default)s")
-    parser.add_argument("--provider", default="cpu", help="of the backend (default: %(default)s)")
+    parser.add_argument("--provider", help="of onnxruntime (default: cpu)")
     parser.add_argument("--threads", type=int, metavar="N", help="CPU threads (default: all cores)")
     parser.add_argument("--json", action="store_true", help="one JSON object instead of the table")
     parser.set_defaults(run=run)
@@ -56,7 +56,9 @@ def run(arguments: argparse.Namespace) -> int:
     for line in table(checks):
         print(line)
     failed = sorted({check.component for check in checks if not check.passed})
-    where = f"{bundle.path} on {arguments.backend}, {arguments.provider}"
+    where = f"{bundle.path} on {arguments.backend}" + (
+        f", {arguments.provider}" if arguments.provider else ""
+    )
     print(f"{where}: " + (f"FAILED in {', '.join(failed)}" if failed else "passed"))
     return 0 if passed else 1
 

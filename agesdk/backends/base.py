@@ -65,7 +65,7 @@ def load_engine(
     bundle: Bundle,
     component: str,
     backend: str = "onnxruntime",
-    provider: str = "cpu",
+    provider: str | None = None,
     threads: int | None = None,
 ) -> Engine:
     """Open one component of a bundle for running.
@@ -80,16 +80,16 @@ def load_engine(
     backend:
         One of `BACKENDS`.
     provider:
-        Where ``onnxruntime`` runs: one of ``cpu``, ``cuda``, ``tensorrt``, ``tensorrt-rtx``. The native
-        backends run engines of ``python -m engines build`` on the GPU and have no provider to choose.
+        Where ``onnxruntime`` runs: ``cpu`` (which None means), ``cuda``, ``tensorrt``, ``tensorrt-rtx``. The
+        native backends run engines of ``python -m engines build`` on the GPU and have none to choose.
     threads:
         Threads used inside an operator; None lets the backend choose (all physical cores).
 
     Raises
     ------
     BackendError
-        Unknown backend or provider, a provider that is not installed or does not start, a graph that does not
-        load or does not have the inputs and outputs the manifest states.
+        Unknown backend or provider, a provider of a native backend, one that is not installed or does not
+        start, a graph that does not load or does not have the inputs and outputs the manifest states.
     BundleError
         A component the bundle does not have, or files that are not the ones the manifest describes.
     """
@@ -100,8 +100,14 @@ def load_engine(
     if backend == "onnxruntime":
         from agesdk.backends.ort import OrtEngine
 
-        return OrtEngine(bundle, component, provider=provider, threads=threads)
+        return OrtEngine(bundle, component, provider="cpu" if provider is None else provider, threads=threads)
     if backend in ("tensorrt", "tensorrt-rtx"):
+        if provider is not None:
+            raise BackendError(
+                f'The backend "{backend}" has no provider "{provider}"',
+                "it runs compiled engines on the GPU; providers are those of ONNX Runtime",
+                'Leave the provider out, or use backend="onnxruntime"',
+            )
         from agesdk.backends.tensorrt import TensorrtEngine
 
         return TensorrtEngine(bundle, component, "tensorrt" if backend == "tensorrt" else "tensorrt-rtx")

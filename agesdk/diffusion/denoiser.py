@@ -110,11 +110,12 @@ def run_steps(
     sample: Tensor = engine.to_device(start.astype(np.float32, copy=False))
     shared = {name: engine.to_device(array) for name, array in part.items()}
     noises = iter(fresh)
-    silence = engine.to_device(np.zeros(start.shape, np.float32))
     for step in schedule.steps:
         feeds = {
             "sample": sample,
-            "noise": next(noises) if step.c_noise else silence,
+            # Where c_noise is 0 the graph multiplies its noise by 0, so any tensor of the shape adds nothing;
+            # this one is on the device already.
+            "noise": next(noises) if step.c_noise else sample,
             "timestep": np.full(batch, step.timestep, dtype=np.float32),
             "coeffs": np.broadcast_to(step.coeffs, (batch, 4)).copy(),
             **shared,
