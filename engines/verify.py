@@ -56,10 +56,8 @@ def run(arguments: argparse.Namespace) -> int:
     for line in table(checks):
         print(line)
     failed = sorted({check.component for check in checks if not check.passed})
-    where = f"{bundle.path} on {arguments.backend}" + (
-        f", {arguments.provider}" if arguments.provider else ""
-    )
-    print(f"{where}: " + (f"FAILED in {', '.join(failed)}" if failed else "passed"))
+    where = ", ".join(filter(None, (arguments.backend, arguments.provider)))
+    print(f"{bundle.path} on {where}: " + (f"FAILED in {', '.join(failed)}" if failed else "passed"))
     return 0 if passed else 1
 
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from agesdk.backends import Engine, load_engine
-from agesdk.bundle import SvrSettings
+from agesdk.bundle import Bundle, SvrSettings
 from agesdk.lifespan_aging import LifespanAger
 from agesdk.lifespan_model import LifespanModel
 from tests.lifespan_reference import Variant
@@ -19,13 +19,13 @@ from tests.lifespan_reference import Variant
 
 @dataclass(frozen=True)
 class OnDevice:
-    """An output that the host can not look into."""
+    """A tensor that the host can not look into."""
 
     array: np.ndarray = field(repr=False)
 
 
 class Traffic:
-    """Crossings of pictures and latents by content and direction; blank arrays are left out."""
+    """Crossings of pictures and latents by content and direction."""
 
     def __init__(self) -> None:
         self.crossings: Counter[bytes] = Counter()
@@ -36,13 +36,13 @@ class Traffic:
         self.kinds.clear()
 
     def note(self, direction: str, array: np.ndarray) -> None:
-        if array.ndim == 4 and array.any():
+        if array.ndim == 4:
             self.crossings[array.tobytes()] += 1
             self.kinds[f"{'picture' if array.dtype == np.uint8 else 'latents'} {direction}"] += 1
 
 
 class DeviceEngine:
-    """An engine whose outputs stay away from the host until `to_host`."""
+    """An engine whose tensors stay away from the host until `to_host`."""
 
     def __init__(self, engine: Engine, traffic: Traffic) -> None:
         self.name, self.inputs, self.outputs = engine.name, engine.inputs, engine.outputs
@@ -57,6 +57,13 @@ class DeviceEngine:
             arrays[name] = tensor.array if isinstance(tensor, OnDevice) else tensor
         return {name: OnDevice(array) for name, array in self._engine.run(arrays).items()}
 
+    def to_device(self, array: np.ndarray) -> OnDevice:
+        self._traffic.note("up", array)
+        return OnDevice(self._engine.to_device(array))
+
+    def guide(self, halves: OnDevice, scale: float) -> OnDevice:
+        return OnDevice(self._engine.guide(halves.array, scale))
+
     def to_host(self, tensor: Any) -> np.ndarray:
         if isinstance(tensor, OnDevice):
             self._traffic.note("down", tensor.array)
@@ -67,9 +74,11 @@ class DeviceEngine:
 def ager_on_device(ager: LifespanAger) -> tuple[LifespanAger, Traffic]:
     """The same ager, its engines wrapped."""
     traffic, bundle = Traffic(), ager.model.bundle
-    model = LifespanModel(
-        bundle, lambda name: DeviceEngine(load_engine(bundle, name, threads=1), traffic), "tables"
-    )
+
+    def load(bundle: Bundle, name: str) -> Engine:
+        return DeviceEngine(load_engine(bundle, name, threads=1), traffic)
+
+    model = LifespanModel(bundle, load, "tables")
     return LifespanAger(model, lambda: ager.analyzer), traffic
 
 
