@@ -78,7 +78,7 @@ class LifespanModel:
         w]."""
         outputs = self.engines.checked(
             "vae_encoder",
-            lambda engine: _see(engine, images),
+            lambda engine: run_batched(engine, {"image": images}),
             lambda outputs: all_finite(*outputs.values()),
         )
         return outputs["mean"], outputs["std"]
@@ -86,7 +86,7 @@ class LifespanModel:
     def face_features(self, images: Tensor) -> dict[str, np.ndarray]:
         """ArcFace of uint8 [B, S, S, 3], on the host or as `decode` returns them: embedding float32 [B, 512],
         and hidden_state [B, 25088] if the bundle projects that."""
-        return _see(self.engine("face_encoder"), images)
+        return run_batched(self.engine("face_encoder"), {"image": images})
 
     def clip_features(self, images: np.ndarray, pixel_range: ClipPixelRange) -> np.ndarray:
         """CLIP of uint8 [B, S, S, 3]: float32 [B, P], not normalised."""
@@ -217,10 +217,3 @@ class LifespanModel:
         if text == "graphs" or not has_tables:
             return PromptEncoders(self.bundle, self.engine)
         return PromptTables(self.bundle, self.settings)
-
-
-def _see(engine: Engine, images: Tensor) -> dict[str, np.ndarray]:
-    """A component's outputs for pictures, on the host."""
-    if isinstance(images, np.ndarray):
-        return run_batched(engine, {"image": images})
-    return {key: engine.to_host(tensor) for key, tensor in engine.run({"image": images}).items()}

@@ -11,7 +11,7 @@ import importlib
 import logging
 import platform
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TypeVar
 
@@ -30,8 +30,14 @@ _T = TypeVar("_T")
 _log = logging.getLogger(__name__)
 
 
-def choose(bundle: Bundle, precision: str, backend: str, provider: str | None = None) -> Bundle:
-    """The bundle with every component in the precision that shall run.
+def choose(
+    bundle: Bundle,
+    precision: str,
+    backend: str,
+    provider: str | None = None,
+    names: Sequence[str] | None = None,
+) -> Bundle:
+    """The bundle with its components in the precision that shall run.
 
     Parameters
     ----------
@@ -42,13 +48,15 @@ def choose(bundle: Bundle, precision: str, backend: str, provider: str | None = 
 
     backend, provider:
         See `agesdk.backends.load_engine`.
+    names:
+        The components that are chosen for, the others stay; None: all.
 
     Raises
     ------
     UsageError
         No such precision.
     BundleError
-        No component has it; or, for fp32, one lacks it.
+        No component has it; or, for fp32, one lacks it; or the bundle has no such component.
     """
     if precision not in PRECISIONS:
         raise UsageError(
@@ -56,7 +64,7 @@ def choose(bundle: Bundle, precision: str, backend: str, provider: str | None = 
             f"There are {listed(PRECISIONS)}.",
             did_you_mean(precision, PRECISIONS),
         )
-    components = bundle.manifest.components
+    components = {name: bundle.component(name) for name in names or bundle.manifest.components}
     if precision == "auto":
         on_cpu = backend == "onnxruntime" and provider in (None, "cpu")
         device = "cpu" if on_cpu else "gpu"

@@ -154,11 +154,13 @@ def batch_slices(engine: Engine, count: int, copies: int = 1) -> list[slice]:
     return [slice(start, stop) for start, stop in pairwise(edges)]
 
 
-def run_batched(engine: Engine, feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+def run_batched(engine: Engine, feeds: Mapping[str, Tensor]) -> dict[str, np.ndarray]:
     """Run any number of rows (the first axis of every feed) and bring every output to the host.
 
-    Rows beyond the engine's largest batch are run in parts.
+    Rows beyond the engine's largest batch are run in parts, unless they are on the device.
     """
+    if not all(isinstance(tensor, np.ndarray) for tensor in feeds.values()):
+        return {name: engine.to_host(tensor) for name, tensor in engine.run(feeds).items()}
     count = len(next(iter(feeds.values())))
     parts = []
     for rows in batch_slices(engine, count):
