@@ -167,9 +167,7 @@ def halves(tmp_path: Path) -> Path:
     for precision, device in (("fp16", "gpu"), ("int8", "cpu")):
         path = copy / f"components/condition_encoder/{precision}/model.onnx"
         path.parent.mkdir()
-        producer_name = (
-            b"\x12\x04" + precision.encode()
-        )  # other bytes, the same graph
+        producer_name = b"\x12\x04" + precision.encode()  # other bytes, the same graph
         path.write_bytes(source.component_path("condition_encoder").read_bytes() + producer_name)
         variants[precision] = Variant((path.relative_to(copy).as_posix(),), preferred_on=device)
     components = {**source.manifest.components, component.name: replace(component, variants=variants)}
