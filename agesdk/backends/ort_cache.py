@@ -77,7 +77,8 @@ def forget(graph: Path) -> None:
 
 @dataclass(frozen=True)
 class Kept:
-    """What ONNX Runtime keeps for one graph: a folder or a file, its bytes, and when it was last used."""
+    """What ONNX Runtime keeps for one graph: a folder or a file, its bytes, and when it was last used (what
+    its TensorRT providers keep: when it was written)."""
 
     path: Path
     size: int
