@@ -206,6 +206,8 @@ class LifespanModel:
             names += ["clip_image_encoder", "clip_projection"]
         if self.settings.text_encoders:
             names += ["text_encoder", "text_encoder_2"]
+            if self.settings.rotate_clip is not None:
+                names.append("clip_text_encoder")
         return names
 
     def _make_prompts(self, text: Literal["tables", "graphs"] | None) -> Prompts:
