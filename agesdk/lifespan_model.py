@@ -217,5 +217,6 @@ class LifespanModel:
         if text == "tables" and not has_tables:
             raise BundleError(f"{self.bundle.path} has no prompt tables", fix="Export it with --text both")
         if text == "graphs" or not has_tables:
-            return PromptEncoders(self.bundle, self.engine)
+            # Not `self.engine`: a cycle would keep gigabytes until the garbage collector comes by.
+            return PromptEncoders(self.bundle, self.engines.__getitem__)
         return PromptTables(self.bundle, self.settings)

@@ -3,6 +3,8 @@ errors."""
 
 from __future__ import annotations
 
+import gc
+import weakref
 from collections import Counter
 from dataclasses import replace
 from typing import Any
@@ -198,6 +200,19 @@ def test_low_memory_drops_the_identity_encoders_and_changes_nothing(variant_b: V
     result = frugal.age(person, 25, 28, "male", seed=1)
     assert not {"face_encoder", "clip_image_encoder"} & set(frugal.model.engines._engines)
     np.testing.assert_array_equal(result.image, usual.age(usual.prepare(image), 25, 28, "male", seed=1).image)
+
+
+@pytest.mark.parametrize("text", ["tables", "graphs"])
+def test_an_ager_that_is_dropped_leaves_memory_at_once(variant_a: Variant, text: str) -> None:
+    ager = variant_a.ager(text=text)
+    ager.model.prompts.embed("a face image of a 30 years old male", 30, "male")
+    model, engines = weakref.ref(ager.model), weakref.ref(ager.model.engines)
+    gc.disable()
+    try:
+        del ager
+        assert model() is None and engines() is None
+    finally:
+        gc.enable()
 
 
 def test_identity_is_the_cosine_of_arcface(ager: LifespanAger, person: Any) -> None:
