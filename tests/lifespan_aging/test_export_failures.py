@@ -297,8 +297,11 @@ def test_hyperparameters_become_settings(variant_a: Variant, variant_b: Variant,
     assert (b.adaptive_noise.t1, b.adaptive_noise.t2, b.rotate_clip) == (2.0, 19.0, "vector")
     assert b.svr is not None and (b.svr.alpha, b.svr.beta, b.svr.strengths) == (0.01, 1.1, ())
     assert a.clip_pixel_range == "0..1", "as in training, unless asked for"
+    options = Options(tree, tree.parent / "bundle", text="graphs")
     set_hparams(tree, use_four_image_swr=True, one_threshold=True, face_project_use_hidden_state=True)
-    settings = make_settings(Source.open(tree), Options(tree, tree.parent / "bundle", text="graphs"))
+    assert make_settings(Source.open(tree), options).svr is None, "use_swr decides"
+    set_hparams(tree, use_swr=True)
+    settings = make_settings(Source.open(tree), options)
     assert settings.svr is not None and settings.svr.strengths == (0.25, 0.5, 0.75)
     assert settings.adaptive_noise.mode == "one_threshold"
     assert settings.face_feature == "hidden_state"
