@@ -206,6 +206,8 @@ class LifespanModel:
             names += ["clip_image_encoder", "clip_projection"]
         if self.settings.text_encoders:
             names += ["text_encoder", "text_encoder_2"]
+            if self.settings.rotate_clip is not None:
+                names.append("clip_text_encoder")
         return names
 
     def _make_prompts(self, text: Literal["tables", "graphs"] | None) -> Prompts:
@@ -215,5 +217,6 @@ class LifespanModel:
         if text == "tables" and not has_tables:
             raise BundleError(f"{self.bundle.path} has no prompt tables", fix="Export it with --text both")
         if text == "graphs" or not has_tables:
-            return PromptEncoders(self.bundle, self.engine)
+            # Not `self.engine`: a cycle would keep gigabytes until the garbage collector comes by.
+            return PromptEncoders(self.bundle, self.engines.__getitem__)
         return PromptTables(self.bundle, self.settings)
