@@ -14,6 +14,7 @@ import logging
 import os
 import stat
 import zipfile
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
@@ -38,6 +39,8 @@ from agesdk.manifest import (
     SvrSettings,
     TensorSpec,
     TextCondition,
+    Tolerance,
+    Variant,
     ZoneAgingDefaults,
     ZoneAgingSettings,
     manifest_from_json,
@@ -62,6 +65,8 @@ __all__ = [
     "SvrSettings",
     "TensorSpec",
     "TextCondition",
+    "Tolerance",
+    "Variant",
     "ZoneAgingDefaults",
     "ZoneAgingSettings",
     "embedded_bundle",
@@ -142,7 +147,8 @@ class Bundle:
             if _sha256(path) != entry.sha256:
                 raise BundleError(f"{path} was altered", "its SHA-256 is not the manifest's", _REFETCH)
         for component in self.manifest.components.values():
-            self._check_external_data(component)
+            for precision in component.precisions:
+                self._check_external_data(component.at(precision))
         _log.debug("verified %d files of %s", len(self.manifest.files), self.path)
 
     def unlisted_files(self) -> list[str]:
@@ -158,6 +164,16 @@ class Bundle:
         except KeyError:
             known = ", ".join(self.manifest.components) or "none"
             raise BundleError(f"{self.path} has no component {name!r}", f"its components: {known}") from None
+
+    def at(self, precisions: Mapping[str, str]) -> Bundle:
+        """The same bundle with components in other precisions, by component; the others stay as they are.
+
+        Raises `BundleError` where there is no such component or variant.
+        """
+        components = dict(self.manifest.components)
+        for name, precision in precisions.items():
+            components[name] = self.component(name).at(precision)
+        return dataclasses.replace(self, manifest=dataclasses.replace(self.manifest, components=components))
 
     def component_path(self, name: str) -> Path:
         """The path of the component's ``.onnx`` file."""
@@ -180,8 +196,13 @@ class Bundle:
     def golden(self, name: str) -> dict[str, np.ndarray]:
         """The recorded input and output of the component: arrays named ``input.<name>`` and
         ``output.<name>``.
+
+        Outputs recorded for the component's precision (``golden/<name>.<precision>.npz``) take the place of
+        those in ``golden/<name>.npz``.
         """
-        return self._arrays(f"golden/{name}.npz")
+        arrays = self._arrays(f"golden/{name}.npz")
+        own = f"golden/{name}.{self.component(name).precision}.npz"
+        return arrays | self._arrays(own) if self.has_file(own) else arrays
 
     def _arrays(self, relative: str) -> dict[str, np.ndarray]:
         path = self.file_path(relative)

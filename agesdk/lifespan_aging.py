@@ -70,6 +70,7 @@ class LifespanAger:
         threads: int | None = None,
         text: Literal["tables", "graphs"] | None = None,
         low_memory: bool = False,
+        precision: str = "auto",
     ) -> LifespanAger:
         """Open a lifespan-aging bundle; its components are loaded when they are first used.
 
@@ -85,6 +86,8 @@ class LifespanAger:
         low_memory:
             The identity encoders leave memory when a face is prepared or aged, and are loaded again when they
             are needed.
+        precision:
+            As of `ZoneAger.load`.
 
         Raises
         ------
@@ -93,7 +96,7 @@ class LifespanAger:
         BackendError
             The backend or provider is not available; there is no silent fallback.
         """
-        model = LifespanModel.open(bundle, backend, provider, threads, text)
+        model = LifespanModel.open(bundle, backend, provider, threads, text, precision)
         return cls(model, lambda: FaceAnalyzer.load(None, backend, provider, threads), low_memory)
 
     @cached_property

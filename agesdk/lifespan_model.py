@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import functools
 import os
-import threading
 from collections.abc import Callable, Mapping
 from typing import Literal
 
@@ -15,6 +15,7 @@ from agesdk.diffusion.denoiser import run_steps
 from agesdk.diffusion.schedule import Schedule
 from agesdk.errors import BundleError, UsageError
 from agesdk.lifespan_prompts import PromptEncoders, Prompts, PromptTables
+from agesdk.precision import EngineSet, Load, all_finite, choose
 
 IDENTITY_ENCODERS = ("face_encoder", "clip_image_encoder")
 """What a face needs once, when it is prepared."""
@@ -29,13 +30,13 @@ class LifespanModel:
     ----------
     bundle, settings:
         The bundle and its settings.
+    engines:
+        The opened components.
     prompts:
         See `agesdk.lifespan_prompts`.
     """
 
-    def __init__(
-        self, bundle: Bundle, load: Callable[[str], Engine], text: Literal["tables", "graphs"] | None = None
-    ) -> None:
+    def __init__(self, bundle: Bundle, load: Load, text: Literal["tables", "graphs"] | None = None) -> None:
         settings = bundle.settings
         if not isinstance(settings, LifespanAgingSettings):
             raise BundleError(
@@ -43,9 +44,7 @@ class LifespanModel:
             )
         self.bundle = bundle
         self.settings = settings
-        self._load = load
-        self._engines: dict[str, Engine] = {}
-        self._lock = threading.Lock()
+        self.engines = EngineSet(bundle, load)
         for name in self._needed():
             bundle.component(name)
         self.prompts = self._make_prompts(text)
@@ -58,29 +57,29 @@ class LifespanModel:
         provider: str = "cpu",
         threads: int | None = None,
         text: Literal["tables", "graphs"] | None = None,
+        precision: str = "auto",
     ) -> LifespanModel:
         """Open a lifespan-aging bundle; see `LifespanAger.load`."""
         if not isinstance(bundle, Bundle):
             bundle = Bundle.open(bundle, kind="lifespan-aging")
-        opened = bundle
-        return cls(opened, lambda name: load_engine(opened, name, backend, provider, threads), text)
+        load = functools.partial(load_engine, backend=backend, provider=provider, threads=threads)
+        return cls(choose(bundle, precision, backend, provider), load, text)
 
     def engine(self, name: str) -> Engine:
         """A component, opened now if it is not."""
-        with self._lock:
-            if name not in self._engines:
-                self._engines[name] = self._load(name)
-            return self._engines[name]
+        return self.engines[name]
 
     def release(self, *names: str) -> None:
         """Let components leave memory; they are opened again when they are needed."""
-        with self._lock:
-            for name in names:
-                self._engines.pop(name, None)
+        self.engines.release(*names)
 
     def encode(self, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """uint8 [B, S, S, 3] to mean and std, float32 [B, C, h, w]."""
-        outputs = run_batched(self.engine("vae_encoder"), {"image": images})
+        outputs = self.engines.checked(
+            "vae_encoder",
+            lambda engine: run_batched(engine, {"image": images}),
+            lambda outputs: all_finite(*outputs.values()),
+        )
         return outputs["mean"], outputs["std"]
 
     def face_features(self, images: np.ndarray) -> dict[str, np.ndarray]:
@@ -129,12 +128,17 @@ class LifespanModel:
             part["lora_scale"] = np.full(len(start), float(identity), np.float32)
         elif identity:
             name = "denoise_identity"
-        return run_steps(self.engine(name), schedule, start, fresh, part, on_step=on_step)
+
+        def run(engine: Engine) -> object:
+            nonlocal on_step
+            report, on_step = on_step, None  # what is repeated in fp32 is not reported twice
+            return run_steps(engine, schedule, start, fresh, part, on_step=report)
+
+        return self.engines.checked(name, run, lambda latents: all_finite(self.to_host(latents)))
 
     def decode(self, latents: object) -> np.ndarray:
         """Latents as `denoise` returns them to uint8 [B, S, S, 3]."""
-        engine = self.engine("vae_decoder")
-        return engine.to_host(engine.run({"latents": latents})["image"])
+        return self.engines.decoded(lambda engine: engine.to_host(engine.run({"latents": latents})["image"]))
 
     def to_host(self, latents: object) -> np.ndarray:
         """Latents as `denoise` returns them as an array."""

@@ -87,6 +87,7 @@ class LifespanRun:
             "latent_chaining": self.latent_chaining,
             "svr_pictures": 0 if settings.svr is None else 2 + len(self.extra),
             "rotate_clip": settings.rotate_clip,
+            "precision": model.engines.precisions(),
         }
 
 

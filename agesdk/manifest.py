@@ -13,7 +13,7 @@ import json
 import math
 import re
 from dataclasses import dataclass, field
-from typing import Any, Literal, TypeAlias, get_args
+from typing import Any, Literal, TypeAlias, cast, get_args
 
 from agesdk import strict_json
 from agesdk.errors import BundleError
@@ -52,11 +52,42 @@ class TensorSpec:
 
 
 @dataclass(frozen=True)
+class Tolerance:
+    """What an output may differ by from its golden: the largest and the mean absolute difference, in the
+    output's own unit (grey levels for uint8)."""
+
+    max_abs: float
+    mean_abs: float
+
+    def __post_init__(self) -> None:
+        _in_range("max_abs", self.max_abs, 0.0, 1e9)
+        _in_range("mean_abs", self.mean_abs, 0.0, self.max_abs)
+
+
+@dataclass(frozen=True)
+class Variant:
+    """A component in a further precision: the same inputs, outputs and profile, another graph.
+
+    ``preferred_on`` says where it takes the component's place unless the caller asks for a precision: set by
+    the exporter where the variant passed its measurement of quality and was faster. ``cpu`` means a CPU with
+    8-bit dot products, ``gpu`` any GPU provider or backend.
+    """
+
+    files: tuple[str, ...]
+    tolerances: dict[str, Tolerance] = field(default_factory=dict)
+    preferred_on: Literal["cpu", "gpu"] | None = None
+
+    def __post_init__(self) -> None:
+        _check_graph_files(self.files)
+
+
+@dataclass(frozen=True)
 class Component:
     """One graph of a bundle.
 
     ``files[0]`` is the ``.onnx`` file, the others are its external data. ``profile`` gives (min, opt, max)
-    for every symbolic axis of the inputs.
+    for every symbolic axis of the inputs. ``tolerances`` are those of the golden outputs, by name.
+    ``variants`` holds the component in further precisions, by precision.
     """
 
     name: str = field(metadata=strict_json.INJECTED)
@@ -65,14 +96,13 @@ class Component:
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
     profile: dict[str, tuple[int, int, int]] = field(default_factory=dict)
+    tolerances: dict[str, Tolerance] = field(default_factory=dict)
+    variants: dict[str, Variant] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         _require(bool(_IDENTIFIER.fullmatch(self.name)), "", f"has the name {self.name!r}, not an identifier")
         _one_of("precision", self.precision, get_args(Precision))
-        _require(bool(self.files), "files", "is empty, expected the .onnx file")
-        _require(self.files[0].endswith(".onnx"), "files[0]", f"is {self.files[0]!r}, expected an .onnx file")
-        for index, path in enumerate(self.files):
-            check_relative_path(path, f"files[{index}]")
+        _check_graph_files(self.files)
         for group, tensors in (("inputs", self.inputs), ("outputs", self.outputs)):
             _require(bool(tensors), group, "is empty")
             names = [tensor.name for tensor in tensors]
@@ -85,6 +115,52 @@ class Component:
             raise Invalid(f"profile.{symbol}", "is missing: it is an axis of an input")
         for symbol in sorted(set(self.profile) - symbols):
             raise Invalid(f"profile.{symbol}", "is not an axis of any input")
+        outputs = {tensor.name for tensor in self.outputs}
+        _require(outputs >= set(self.tolerances), "tolerances", f"names no output: {set(self.tolerances)}")
+        for precision, variant in self.variants.items():
+            where = f"variants.{precision}"
+            _one_of(where, precision, get_args(Precision))
+            _require(precision != self.precision, where, "is the component's own precision")
+            _require(outputs >= set(variant.tolerances), f"{where}.tolerances", "names no output")
+
+    @property
+    def precisions(self) -> tuple[str, ...]:
+        """The precisions it can be had in, its own first."""
+        return (self.precision, *self.variants)
+
+    def at(self, precision: str) -> Component:
+        """The component with the variant of this precision in its place; itself if that is its own.
+
+        Raises
+        ------
+        BundleError
+            It has no such variant.
+        """
+        if precision == self.precision:
+            return self
+        if precision not in self.variants:
+            raise BundleError(
+                f'The component "{self.name}" is not there in {precision}',
+                f"it is in {', '.join(self.precisions)}",
+                f"Make it: python -m export convert BUNDLE OUT --precision {precision}",
+            )
+        variant = self.variants[precision]
+        own = Variant(self.files, self.tolerances)
+        others = {key: other for key, other in self.variants.items() if key != precision}
+        return dataclasses.replace(
+            self,
+            precision=cast(Precision, precision),
+            files=variant.files,
+            tolerances=variant.tolerances,
+            variants={self.precision: own, **others},
+        )
+
+
+def _check_graph_files(files: tuple[str, ...]) -> None:
+    _require(bool(files), "files", "is empty, expected the .onnx file")
+    _require(files[0].endswith(".onnx"), "files[0]", f"is {files[0]!r}, expected an .onnx file")
+    for index, path in enumerate(files):
+        check_relative_path(path, f"files[{index}]")
 
 
 @dataclass(frozen=True)
@@ -386,8 +462,12 @@ class Manifest:
             listed.add(entry.path.lower())
         exact = {entry.path for entry in self.files}
         for name, component in self.components.items():
-            for index, path in enumerate(component.files):
-                _require(path in exact, f"components.{name}.files[{index}]", f"is {path!r}, not in files")
+            graphs = {"": component.files}
+            graphs |= {f"variants.{key}.": variant.files for key, variant in component.variants.items()}
+            for key, files in graphs.items():
+                for index, path in enumerate(files):
+                    where = f"components.{name}.{key}files[{index}]"
+                    _require(path in exact, where, f"is {path!r}, not in files")
 
 
 def manifest_from_json(text: str) -> Manifest:

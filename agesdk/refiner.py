@@ -10,7 +10,6 @@ import cv2
 import numpy as np
 
 from agesdk.diffusion.conditioning import TextConditioning
-from agesdk.diffusion.denoiser import denoise
 from agesdk.diffusion.schedule import make_schedule
 from agesdk.errors import BundleError, UsageError
 from agesdk.faces.frames import extract_crop, make_frame
@@ -41,7 +40,7 @@ class Refiner:
         self._model = model
         self._settings = settings
         self._conditioning = model.conditioning
-        self._engine = model.load(settings.component)
+        self._engine = model.engines[settings.component]
         self._schedule = make_schedule(model.settings.scheduler, settings.steps, settings.strength)
 
     @property
@@ -71,8 +70,8 @@ class Refiner:
             mean, std = self._model.encode(source[None])
             latents = mean + std * drawn[0]
             scale = self._settings.guidance_scale
-            refined = denoise(
-                self._engine,
+            refined = self._model.denoise(
+                self._settings.component,
                 self._schedule,
                 latents,
                 drawn[1:, None],

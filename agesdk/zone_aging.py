@@ -32,7 +32,7 @@ from agesdk.imaging import ImageSource, read_picture
 from agesdk.refiner import Refiner
 from agesdk.timing import Stopwatch
 from agesdk.zone_model import ZoneModel
-from agesdk.zone_prepared import PreparedFace, ZoneCrop, complete, latent_mask, score, take_crops
+from agesdk.zone_prepared import PreparedFace, ZoneCrop, complete, denoiser_inputs, score, take_crops
 from agesdk.zone_results import AgingResult, ZoneResult
 from agesdk.zone_run import Progress, Run, Ticker, resolve
 
@@ -61,6 +61,7 @@ class ZoneAger:
         backend: str = "onnxruntime",
         provider: str = "cpu",
         threads: int | None = None,
+        precision: str = "auto",
     ) -> ZoneAger:
         """Open a zone-aging bundle.
 
@@ -70,6 +71,9 @@ class ZoneAger:
             A bundle or its folder; None opens the embedded one.
         backend, provider, threads:
             Where it runs; see `agesdk.backends.load_engine`.
+        precision:
+            ``auto``: what the bundle prefers on this device; or ``fp32``, ``fp16``, ``int8`` of every
+            component that the bundle carries in it. `AgingResult.settings` says which ran.
 
         Raises
         ------
@@ -78,7 +82,7 @@ class ZoneAger:
         BackendError
             The backend or provider is not available; there is no silent fallback.
         """
-        model = ZoneModel.open(bundle, backend, provider, threads)
+        model = ZoneModel.open(bundle, backend, provider, threads, precision)
         return cls(model, lambda: FaceAnalyzer.load(None, backend, provider, threads))
 
     @cached_property
@@ -234,16 +238,7 @@ class ZoneAger:
 
         kinds = [crop.zone.kind for crop in crops]
         drawn = np.stack([np.asarray(noise[crop.zone.name], np.float32) for crop in crops], axis=1)
-        latents = np.stack([crop.mean for crop in crops if crop.mean is not None])
-        extra = {}
-        if settings.mode == "plain":
-            std = np.stack([crop.std for crop in crops if crop.std is not None])
-            latents, drawn = latents + std * drawn[0], drawn[1:]
-        else:
-            extra["masked_latents"] = np.stack(
-                [crop.masked_latents for crop in crops if crop.masked_latents is not None]
-            )
-            extra["mask"] = np.stack([latent_mask(crop.skin, settings.vae_scale_factor) for crop in crops])
+        latents, drawn, extra = denoiser_inputs(crops, drawn, settings)
         with watch.stage("denoise"):
             aged = self.model.age(
                 run.schedule,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 from collections.abc import Callable, Mapping, Sequence
 
@@ -14,6 +15,7 @@ from agesdk.diffusion.denoiser import denoise
 from agesdk.diffusion.schedule import Schedule
 from agesdk.errors import BundleError, UsageError
 from agesdk.faces.zones import ZONES
+from agesdk.precision import EngineSet, Load, all_finite, choose
 
 
 class ZoneModel:
@@ -23,11 +25,13 @@ class ZoneModel:
     ----------
     bundle, settings:
         The bundle and its settings.
+    engines:
+        The opened components.
     conditioning:
         See `agesdk.diffusion.conditioning`.
     """
 
-    def __init__(self, bundle: Bundle, load: Callable[[str], Engine]) -> None:
+    def __init__(self, bundle: Bundle, load: Load) -> None:
         settings = bundle.settings
         if not isinstance(settings, ZoneAgingSettings):
             raise BundleError(
@@ -35,15 +39,13 @@ class ZoneModel:
             )
         self.bundle = bundle
         self.settings = settings
-        self.load = load
-        self.conditioning = make_conditioning(bundle, settings, load)
-        self._encoder = load("vae_encoder")
-        self._decoder = load("vae_decoder")
-        self._denoiser = load("denoise")
-        self._score_net = load("score_net")
+        self.engines = EngineSet(bundle, load)
+        self.conditioning = make_conditioning(bundle, settings, self.engines.__getitem__)
+        for name in ("vae_encoder", "vae_decoder", "denoise", "score_net"):
+            self.engines[name]
         condition = settings.condition
         self._zone_order = condition.zones if isinstance(condition, LearnedCondition) else settings.zones
-        takes_mask = any(spec.name == "mask" for spec in self._denoiser.inputs)
+        takes_mask = any(spec.name == "mask" for spec in self.engines["denoise"].inputs)
         if takes_mask != (settings.mode == "conditioned"):
             raise BundleError(
                 f"{bundle.path} declares the mode {settings.mode}",
@@ -58,26 +60,31 @@ class ZoneModel:
         backend: str = "onnxruntime",
         provider: str = "cpu",
         threads: int | None = None,
+        precision: str = "auto",
     ) -> ZoneModel:
         """Open a zone-aging bundle; see `ZoneAger.load`."""
         if not isinstance(bundle, Bundle):
             bundle = Bundle.open(bundle, kind="zone-aging")
-        opened = bundle
-        return cls(opened, lambda name: load_engine(opened, name, backend, provider, threads))
+        load = functools.partial(load_engine, backend=backend, provider=provider, threads=threads)
+        return cls(choose(bundle, precision, backend, provider), load)
 
     def encode(self, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """uint8 [B, H, W, 3] to mean and std, float32 [B, C, h, w]."""
-        outputs = run_batched(self._encoder, {"image": images})
+        outputs = self.engines.checked(
+            "vae_encoder",
+            lambda engine: run_batched(engine, {"image": images}),
+            lambda outputs: all_finite(*outputs.values()),
+        )
         return outputs["mean"], outputs["std"]
 
     def decode(self, latents: np.ndarray) -> np.ndarray:
         """float32 [B, C, h, w] to uint8 [B, H, W, 3]."""
-        return run_batched(self._decoder, {"latents": latents})["image"]
+        return self.engines.decoded(lambda engine: run_batched(engine, {"latents": latents})["image"])
 
     def scores(self, latents: np.ndarray, kinds: Sequence[str]) -> list[float]:
         """Aging scores in 0..1 of clean latents float32 [B, C, h, w] of zones of the given kinds."""
         index = np.array([self._zone_order.index(kind) for kind in kinds], dtype=np.int64)
-        raw = run_batched(self._score_net, {"latents": latents, "zone": index})["score"]
+        raw = run_batched(self.engines["score_net"], {"latents": latents, "zone": index})["score"]
         curves = self.settings.score_calibration
         return [min(1.0, max(0.0, _along(curves.get(kind), float(value)))) for kind, value in zip(kinds, raw)]
 
@@ -100,9 +107,32 @@ class ZoneModel:
         """Latents of zones moved to scores; arrays as in `agesdk.diffusion.denoiser.denoise`."""
         condition = self.conditioning.full(kinds, condition_scores, ethnicity)
         null = self.conditioning.null(kinds) if guidance_scale > 1.0 else None
-        return denoise(
-            self._denoiser, schedule, latents, noise, condition, null, guidance_scale, extra, on_step
+        return self.denoise(
+            "denoise", schedule, latents, noise, condition, null, guidance_scale, extra, on_step
         )
+
+    def denoise(
+        self,
+        component: str,
+        schedule: Schedule,
+        latents: np.ndarray,
+        noise: np.ndarray,
+        condition: np.ndarray,
+        null_condition: np.ndarray | None,
+        guidance_scale: float,
+        extra: Mapping[str, np.ndarray] | None = None,
+        on_step: Callable[[int], None] | None = None,
+    ) -> np.ndarray:
+        """`agesdk.diffusion.denoiser.denoise` with one of the bundle's denoisers; the result is finite."""
+
+        def run(engine: Engine) -> np.ndarray:
+            nonlocal on_step
+            report, on_step = on_step, None  # what is repeated in fp32 is not reported twice
+            return denoise(
+                engine, schedule, latents, noise, condition, null_condition, guidance_scale, extra, report
+            )
+
+        return self.engines.checked(component, run, all_finite)
 
     def noise_shape(self, schedule: Schedule) -> tuple[int, int, int, int]:
         """Shape [N, C, h, w] of one zone's noise.

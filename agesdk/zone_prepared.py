@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 import cv2
 import numpy as np
 
+from agesdk.bundle import ZoneAgingSettings
 from agesdk.faces.frames import extract_crop
 from agesdk.faces.skin import SkinTone, blur_inside, skin_mask, skin_tone
 from agesdk.faces.types import Face
@@ -148,6 +149,31 @@ def complete(
             decoded = model.decode(np.stack([_known(crop.mean) for crop in undecoded]))
         for crop, image in zip(undecoded, decoded):
             crop.round_trip = image
+
+
+def denoiser_inputs(
+    crops: Sequence[ZoneCrop], drawn: np.ndarray, settings: ZoneAgingSettings
+) -> tuple[np.ndarray, np.ndarray, dict[str, np.ndarray]]:
+    """What the denoiser starts from, of completed crops.
+
+    Parameters
+    ----------
+    drawn:
+        float32 [N, B, C, h, w]: the crops' noise, see `ZoneModel.noise_shape`.
+
+    Returns
+    -------
+    (latents, noise, extra)
+        float32 [B, C, h, w]; float32 [N or N - 1, B, C, h, w], without what drew the latents from the VAE's
+        posterior; and the inputs of conditioned mode.
+    """
+    latents = np.stack([_known(crop.mean) for crop in crops])
+    if settings.mode == "plain":
+        std = np.stack([_known(crop.std) for crop in crops])
+        return latents + std * drawn[0], drawn[1:], {}
+    masked = np.stack([_known(crop.masked_latents) for crop in crops])
+    mask = np.stack([latent_mask(crop.skin, settings.vae_scale_factor) for crop in crops])
+    return latents, drawn, {"masked_latents": masked, "mask": mask}
 
 
 def score(crops: Mapping[str, ZoneCrop], model: ZoneModel, watch: Stopwatch) -> dict[str, float]:

@@ -67,6 +67,7 @@ class Run:
             "ethnicity": self.ethnicity,
             "sequential": self.sequential,
             "refine": refine,
+            "precision": model.engines.precisions(),
         }
 
 

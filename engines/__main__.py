@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 from agesdk.errors import AgeSDKError
 
-COMMANDS: tuple[str, ...] = ()
+COMMANDS: tuple[str, ...] = ("verify",)
 """Modules of this package with ``register(subparsers)``; each sets ``run(arguments) -> int`` on its parser.
 They import TensorRT and the like only when they run."""
 

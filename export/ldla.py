@@ -11,6 +11,7 @@ import json
 import logging
 import re
 import resource
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -107,7 +108,13 @@ def register(subparsers: Any) -> None:
     parser.add_argument("checkpoint", type=Path, metavar="CHECKPOINT", help="checkpoint folder")
     parser.add_argument("bundle", type=Path, metavar="BUNDLE", help="folder to write; must not exist")
     parser.add_argument(
-        "--precision", choices=("fp32", "fp16"), default="fp32", help="of the networks (default fp32)"
+        "--precision",
+        choices=("fp32", "fp16", "int8"),
+        default="fp32",
+        help="of the networks (default fp32); int8 is for CPUs, needs --crops, and keeps fp32 beside",
+    )
+    parser.add_argument(
+        "--crops", type=Path, metavar="ZONES_DIR", help="real crops to calibrate int8 on; see export convert"
     )
     parser.add_argument(
         "--keep-fp32", action="append", default=[], metavar="COMPONENT", help="leave a component in float32"
@@ -145,10 +152,36 @@ def register(subparsers: Any) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """The command; 0 when the bundle is written."""
     values = {key: value for key, value in vars(arguments).items() if key in Options.__dataclass_fields__}
-    export_ldla(
-        Options(**{**values, "keep_fp32": tuple(arguments.keep_fp32), "progress": not arguments.quiet})
-    )
+    values |= {"keep_fp32": tuple(arguments.keep_fp32), "progress": not arguments.quiet}
+    if arguments.precision == "int8":
+        export_int8(Options(**{**values, "precision": "fp32"}), arguments.crops)
+    else:
+        export_ldla(Options(**values))
     return 0
+
+
+def export_int8(options: Options, crops: Path | None) -> Manifest:
+    """`export_ldla`, and the bundle converted to int8 with float32 beside (`export.convert`)."""
+    from . import convert
+
+    if crops is None:
+        raise UsageError(convert.NO_CROPS, "", convert.GIVE_CROPS)
+    options.bundle.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=options.bundle.parent, prefix=".export-") as folder:
+        exact = replace(options, bundle=Path(folder) / "fp32")
+        export_ldla(exact)
+        return convert.convert(
+            convert.Options(
+                exact.bundle,
+                options.bundle,
+                "int8",
+                crops,
+                beside=True,
+                keep_fp32=options.keep_fp32,
+                replace=options.replace,
+                progress=options.progress,
+            )
+        )
 
 
 def export_ldla(options: Options) -> Manifest:
@@ -348,7 +381,7 @@ def _export_plan(
     components: dict[str, Component],
     differences: dict[str, list[Difference]],
 ) -> None:
-    from . import parity
+    from . import parity, tolerances
     from .checkpoint import load_module
     from .onnx_export import export_graph
     from .storage import round_to_half
@@ -375,9 +408,10 @@ def _export_plan(
     del module, graph, graphs
     for name, recorded in records.items():
         component = components[name]
-        differences[name] = parity.check(
-            name, writer.folder / component.files[0], component.precision, recorded
-        )
+        path = writer.folder / component.files[0]
+        differences[name] = parity.check(name, path, component.precision, recorded)
+        measured = tolerances.measure(path, component.precision, recorded[0].as_golden())
+        components[name] = replace(component, tolerances=measured)
         worst = max(differences[name], key=lambda found: found.relative)
         logger.info(
             "%s: %s differs by %.2g at most (%.2g relative)",

@@ -20,7 +20,7 @@ from onnx_ir.passes.common import RemoveUnusedNodesPass
 
 from .errors import ExportError
 from .graphs import Graph
-from .precision import mixed_types, to_half
+from .precision import EXACT_MARK, mark_exact, mixed_types, to_half
 from .storage import store_halves
 
 logger = logging.getLogger(__name__)
@@ -33,6 +33,7 @@ MAX_SINGLE_FILE_BYTES = 128 * 2**20
 whole."""
 
 Precision = Literal["fp32", "fp16"]
+"""What a graph is written in as it leaves torch; int8 is made of the fp32 graph (`export.convert`)."""
 
 
 def export_graph(
@@ -53,15 +54,27 @@ def export_graph(
         torch can not export the graph, or the exported graph mixes types.
     """
     name = type(graph).__name__
-    folder.mkdir(parents=True, exist_ok=True)
     model = _traced(graph)
+    mark_exact(model, graph.network)
     if precision == "fp16":
-        to_half(model, graph.network)
-        RemoveUnusedNodesPass()(model)
+        to_half(model)
+    _name_axes(model, graph)
+    return save_model(model, folder, name, precision)
+
+
+def save_model(model: ir.Model, folder: Path, name: str, precision: str) -> tuple[str, ...]:
+    """Write a strongly typed model as `export_graph` does, and return the names of the files.
+
+    Raises
+    ------
+    ExportError
+        The model mixes types.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    RemoveUnusedNodesPass()(model)
     mixed = mixed_types(model)
     if mixed:
         raise ExportError(f"The exported {name} mixes types in {len(mixed)} nodes", f"The first: {mixed[0]}")
-    _name_axes(model, graph)
     _strip(model)
     if half_storage:
         store_halves(model)
@@ -135,7 +148,10 @@ def _strip(model: ir.Model) -> None:
         value.metadata_props.clear()
         value.doc_string = None
     for node in model.graph.all_nodes():
+        exact = EXACT_MARK in node.metadata_props
         node.metadata_props.clear()
+        if exact:
+            node.metadata_props[EXACT_MARK] = "1"
         node.doc_string = None
         for value in node.outputs:
             value.metadata_props.clear()

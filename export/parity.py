@@ -14,26 +14,10 @@ from typing import Any
 import numpy as np
 import torch
 
+from agesdk.goldens import LIMITS
+
 from .errors import ParityError
 from .graphs import Graph, Sizes
-
-
-@dataclass(frozen=True)
-class Limits:
-    """What may differ: float outputs relative to the largest reference value, pictures in grey levels of
-    255."""
-
-    relative: float
-    levels: int
-    mean_levels: float
-
-
-LIMITS: dict[str, Limits] = {
-    "fp32": Limits(relative=1e-4, levels=1, mean_levels=0.01),
-    "fp16": Limits(relative=2e-2, levels=8, mean_levels=0.5),
-}
-"""Per precision. float32 differs by the order of sums only; a grey level flips where a value lies on the
-rounding edge. float16 carries 11 bits, of which a network of a hundred layers keeps six or more."""
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,6 @@ strongly typed: no operator mixes the two, as TensorRT demands.
 from __future__ import annotations
 
 import ast
-from collections.abc import Iterable
 
 import numpy as np
 import onnx
@@ -37,27 +36,36 @@ ISLANDS = frozenset(
 """Operators that compute in float32 wherever they stand. Softmax is none: it subtracts the largest value
 first, its kernels sum in float32, and casts around it would keep TensorRT from fusing attention."""
 
+CANDIDATES = ISLANDS | {"Softmax", "Sigmoid", "Tanh", "Erf", "Gelu", "Sqrt", "Div"}
+"""Operators that `export.islands` tries as islands."""
+
+EXACT_MARK = "agesdk.exact"
+"""Key in the metadata of nodes that stay float32: the wrapper around the network."""
+
 _SINUSOIDS = frozenset({"Sin", "Cos"})
+_WEIGHTED = frozenset({"Conv", "Gemm", "MatMul"})
 _HALF_MAX = 65504.0
 
 
-def to_half(model: ir.Model, network: str) -> None:
+def to_half(model: ir.Model, islands: frozenset[str] = ISLANDS) -> None:
     """Convert in place.
 
     Parameters
     ----------
     model:
-        As exported by torch with its node metadata, float32, without subgraphs.
-    network:
-        Name of the wrapper's attribute that holds the network; what lies outside it stays float32.
+        Float32, with the dtypes of all its values, without subgraphs. The wrapper around the network is told
+        by `mark_exact`; without any mark it is what comes before the first weights and after the last.
+    islands:
+        Operators that stay float32 inside the network.
     """
     graph = model.graph
     nodes = list(graph)
-    exact = _outside(nodes, network) | _leading_to_sinusoids(nodes)
+    marked = {node for node in nodes if EXACT_MARK in node.metadata_props}
+    exact = (marked or _before_or_after_weights(nodes)) | _leading_to_sinusoids(nodes)
     half: dict[ir.Value, ir.Value] = {}
     single: dict[ir.Value, ir.Value] = {}
     for node in nodes:
-        wanted = ir.DataType.FLOAT if node in exact or node.op_type in ISLANDS else ir.DataType.FLOAT16
+        wanted = ir.DataType.FLOAT if node in exact or node.op_type in islands else ir.DataType.FLOAT16
         if node.op_type == "Cast":
             target = node.attributes["to"]
             if ir.DataType(target.as_int()) == ir.DataType.FLOAT and wanted == ir.DataType.FLOAT16:
@@ -115,17 +123,38 @@ def mixed_types(model: ir.Model) -> list[str]:
     return found
 
 
-def _outside(nodes: Iterable[ir.Node], network: str) -> set[ir.Node]:
-    """Nodes that torch recorded as the wrapper's own, not the network's."""
-    found = set()
-    for node in nodes:
+def mark_exact(model: ir.Model, network: str) -> None:
+    """Mark the nodes that torch recorded as the wrapper's own, not the network's.
+
+    Parameters
+    ----------
+    model:
+        As exported by torch, with its node metadata.
+    network:
+        Name of the wrapper's attribute that holds the network.
+    """
+    for node in model.graph:
         scopes = node.metadata_props.get("pkg.torch.onnx.name_scopes")
         if scopes is None:
             continue
         path = ast.literal_eval(scopes)
         if len(path) < 2 or not any(scope == network or scope.startswith(f"{network}.") for scope in path):
-            found.add(node)
-    return found
+            node.metadata_props[EXACT_MARK] = "1"
+
+
+def _before_or_after_weights(nodes: list[ir.Node]) -> set[ir.Node]:
+    """Nodes, in topological order, that no weighted operator comes before, or none after."""
+    after: set[ir.Node] = set()
+    for node in nodes:
+        producers = {value.producer() for value in node.inputs if value is not None}
+        if node.op_type in _WEIGHTED or producers & after:
+            after.add(node)
+    before: set[ir.Node] = set()
+    for node in reversed(nodes):
+        users = {use.node for output in node.outputs for use in output.uses()}
+        if node.op_type in _WEIGHTED or users & before:
+            before.add(node)
+    return {node for node in nodes if node not in after or node not in before}
 
 
 def _leading_to_sinusoids(nodes: list[ir.Node]) -> set[ir.Node]:

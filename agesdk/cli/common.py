@@ -35,6 +35,11 @@ def add_model_options(parser: argparse.ArgumentParser, kind: str = "zone-aging")
         "--provider", default="cpu", help="cpu, cuda, tensorrt or tensorrt-rtx (default: %(default)s)"
     )
     group.add_argument("--threads", type=whole(1), metavar="N", help="CPU threads (default: all cores)")
+    group.add_argument(
+        "--precision",
+        default="auto",
+        help="fp32, fp16 or int8, where the bundle carries it (default: what it prefers on this device)",
+    )
 
 
 def add_sampling_options(parser: argparse.ArgumentParser) -> None:
@@ -75,7 +80,9 @@ def load_ager(options: argparse.Namespace) -> ZoneAger:
     """The ager that the model options describe."""
     from agesdk.zone_aging import ZoneAger
 
-    return ZoneAger.load(options.bundle, options.backend, options.provider, options.threads)
+    return ZoneAger.load(
+        options.bundle, options.backend, options.provider, options.threads, options.precision
+    )
 
 
 def percent(text: str) -> float:

@@ -96,6 +96,7 @@ def run(options: argparse.Namespace) -> int:
         options.threads,
         text="graphs" if options.addition else None,
         low_memory=options.low_memory,
+        precision=options.precision,
     )
     results, pictures, files = _make(ager, options)
     objects = [_object(result, path) for result, path in zip(results, files)]

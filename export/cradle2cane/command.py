@@ -11,7 +11,7 @@ import json
 import logging
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -249,7 +249,7 @@ def export_plan(
     tables: dict[str, Any],
 ) -> None:
     """Load one network, export its graphs, compute its tables, and compare the graphs with torch."""
-    from export import parity
+    from export import parity, tolerances
     from export.onnx_export import export_graph
 
     network = plan.load()
@@ -277,6 +277,8 @@ def export_plan(
         component = components[name]
         path = writer.folder / component.files[0]
         differences[name] = parity.check(name, path, component.precision, recorded)
+        measured = tolerances.measure(path, component.precision, recorded[0].as_golden())
+        components[name] = replace(component, tolerances=measured)
         worst = max(differences[name], key=lambda found: found.relative)
         logger.info(
             "%s: %s differs by %.2g at most (%.2g relative)",

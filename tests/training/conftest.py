@@ -2,26 +2,20 @@
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 
 torch = pytest.importorskip("torch")
 pytest.importorskip("accelerate")
 
-from agesdk.faces.zones import ZONES  # noqa: E402
+from tests import zone_crops  # noqa: E402
 from training.autoencoder import SmallVAE, SmallVAEConfig  # noqa: E402
 from training.checkpoint import save_component  # noqa: E402
 
 LATENT_CHANNELS = 4
-_COLUMNS = (
-    *("file", "zone", "kind", "side", "score", "age", "source"),
-    *("ancestry", "split", "lightness", "wrinkle_index", "skin"),
-)
 
 
 @pytest.fixture(autouse=True)
@@ -37,27 +31,7 @@ def _fresh_process_state() -> None:
 @pytest.fixture(scope="session")
 def zones_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two faces' worth of crops for training, one each for validation and test; one crop without a score."""
-    folder = tmp_path_factory.mktemp("zones")
-    rng = np.random.default_rng(0)
-    rows = [
-        (f"face{n}.jpg", zone, split)
-        for n, split in enumerate(("train", "train", "val", "test"))
-        for zone in ZONES
-    ]
-    base = rng.integers(60, 200, (len(rows), 20, 20, 3), dtype=np.uint8)
-    np.save(folder / "crops.npy", base.repeat(8, axis=1).repeat(8, axis=2))
-    masks = np.zeros((len(rows), 160, 160), np.uint8)
-    masks[:, 30:130, 40:120] = 255
-    np.save(folder / "masks.npy", masks)
-    with open(folder / "index.csv", "w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        writer.writerow(_COLUMNS)
-        for n, (name, zone, split) in enumerate(rows):
-            score = "nan" if n == 3 else f"{(n % 10) / 10:.5f}"
-            writer.writerow(
-                (name, zone.name, zone.kind, zone.side, score, 40, "x", "Peru", split, 40 + n, "0.1", "0.5")
-            )
-    return folder
+    return zone_crops.save(tmp_path_factory.mktemp("zones"))
 
 
 @pytest.fixture(scope="session")
