@@ -22,6 +22,10 @@ class Command:
 
 
 COMMANDS = {
+    "latency": Command(
+        "benchmarks.speed.latency",
+        "where the time of a run goes: stages, networks, first and later runs, memory, start-up",
+    ),
     "quality-zone": Command(
         "benchmarks.quality.command",
         "how good a zone-aging bundle is: wrinkles against targets, judge, identity, age, Fréchet distance",
@@ -44,7 +48,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     for name, command in COMMANDS.items():
         sub = commands.add_parser(name, help=command.summary, description=_capitalised(command.summary) + ".")
         importlib.import_module(command.module).add_arguments(sub)
-    arguments = parser.parse_args(argv)
+    words = sys.argv[1:] if argv is None else list(argv)
+    arguments = parser.parse_args(words)
+    arguments.words = words
     logging.basicConfig(
         level=logging.INFO if arguments.verbose else logging.WARNING,
         format="%(levelname)s %(name)s: %(message)s",
