@@ -22,6 +22,10 @@ class Command:
 
 
 COMMANDS = {
+    "compare": Command(
+        "benchmarks.speed.compare",
+        "agesdk beside diffusers or OpenVINO: speed, memory, and the difference of the pictures",
+    ),
     "latency": Command(
         "benchmarks.speed.latency",
         "where the time of a run goes: stages, networks, first and later runs, memory, start-up",

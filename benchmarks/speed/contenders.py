@@ -8,7 +8,7 @@ from __future__ import annotations
 import importlib
 import multiprocessing
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
@@ -107,10 +107,15 @@ class Process:
 
 
 def race(
-    contenders: Sequence[Contender], repeat: int, threads: int, recorder: Recorder, on_lap: Callable[[], None]
+    contenders: Sequence[Contender],
+    repeat: int,
+    threads: int,
+    recorder: Recorder,
+    on_lap: Callable[[], object],
+    labels: Mapping[str, str],
 ) -> list[np.ndarray]:
     """Run contenders alternately, ``repeat`` times after one lap to warm up, into series ``load``, ``first``,
-    ``lap``, ``processor`` and ``peak memory``, labelled with the contender.
+    ``lap``, ``processor`` and ``peak memory``, with these labels and the contender's name.
 
     Returns
     -------
@@ -121,17 +126,17 @@ def race(
         processes = []
         for contender in contenders:  # one after the other: loading two at once would time neither
             process = stack.enter_context(Process(contender, threads))
-            recorder.add("load", "s", process.load_seconds(), contender=process.name)
+            recorder.add("load", "s", process.load_seconds(), contender=process.name, **labels)
             processes.append(process)
         for number in range(1 + repeat):
             for process in processes:
                 lap = process.lap()
-                recorder.add("lap" if number else "first", "s", lap.seconds, contender=process.name)
+                recorder.add("lap" if number else "first", "s", lap.seconds, contender=process.name, **labels)
                 if number:
-                    recorder.add("processor", "s", lap.processor_seconds, contender=process.name)
+                    recorder.add("processor", "s", lap.processor_seconds, contender=process.name, **labels)
                 on_lap()
         for process in processes:
-            recorder.add("peak memory", "B", process.peak(), contender=process.name)
+            recorder.add("peak memory", "B", process.peak(), contender=process.name, **labels)
         return [process.pictures() for process in processes]
 
 
