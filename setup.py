@@ -21,6 +21,9 @@ TEXT = ["tokenizers>=0.20"]
 MODELS = ["torch>=2.6", "diffusers>=0.33", "transformers>=4.48", "safetensors>=0.4", *TEXT]
 EXPORT = [*MODELS, "onnx>=1.18", "onnx-ir>=0.1", "onnxscript>=0.5", "PyYAML>=6.0", "tflite>=2.10"]
 TRAIN = [*MODELS, "accelerate>=1.0", "tensorboard>=2.14", "PyYAML>=6.0", "scipy>=1.11"]
+# TensorRT-RTX comes for x86-64 Linux and Windows; elsewhere TensorRT comes with the system (JetPack).
+X86 = "platform_machine in 'x86_64 AMD64' and sys_platform in 'linux win32'"
+ENGINES = [f"cuda-bindings>=12.6; {X86}", f"tensorrt-rtx>=1.4; {X86}"]
 CHECKS = [
     "hypothesis>=6.100",
     "mypy>=1.15",
@@ -28,6 +31,7 @@ CHECKS = [
     # the same file, it does not pull torchvision.
     "openai-clip>=1.0.1",
     "pillow>=10.3",
+    "psutil>=5.9",
     "pytest>=8.0",
     "ruff>=0.9",
     "types-PyYAML",
@@ -53,7 +57,8 @@ setup(
         # onnxruntime and onnxruntime-gpu share one module: uninstall onnxruntime first, then install this
         # extra.
         "gpu": ["onnxruntime-gpu>=1.18"],
-        "dev": sorted({*EXPORT, *TRAIN, *CHECKS}),
+        "tensorrt-rtx": ENGINES,
+        "dev": sorted({*EXPORT, *TRAIN, *ENGINES, *CHECKS}),
     },
     entry_points={"console_scripts": ["agesdk = agesdk.cli:main"]},
     classifiers=[

@@ -16,27 +16,17 @@ from typing import Any, Literal
 import numpy as np
 
 from agesdk.bundle import Bundle
-from agesdk.diffusion.schedule import Schedule
 from agesdk.errors import TargetError, UsageError
 from agesdk.faces.align import aligned, ffhq_transform
 from agesdk.faces.analyzer import FaceAnalyzer, select_face
 from agesdk.faces.types import Face
 from agesdk.imaging import ImageSource, read_picture
 from agesdk.lifespan_blend import blend
-from agesdk.lifespan_method import reweight_singular_values, rotate_clip
 from agesdk.lifespan_model import IDENTITY_ENCODERS, ClipPixelRange, LifespanModel
+from agesdk.lifespan_passes import Passes
 from agesdk.lifespan_results import Identity, LifespanFace, LifespanResult
-from agesdk.lifespan_run import (
-    PASS_1,
-    PASS_2,
-    LifespanRun,
-    Overrides,
-    check_same_batch,
-    draw_noise,
-    resolve,
-    stacked,
-)
-from agesdk.resample import centred_square, resize
+from agesdk.lifespan_run import LifespanRun, Overrides, draw_noise, resolve
+from agesdk.resample import centred_square, centred_transform, resize
 from agesdk.timing import Stopwatch
 from agesdk.zone_run import Progress, Ticker
 
@@ -307,122 +297,33 @@ class LifespanAger:
         ticker: Ticker,
     ) -> list[LifespanResult]:
         """Both passes for a batch of targets with the same strengths."""
-        check_same_batch(runs)
-        model, watch, first = self.model, Stopwatch(), runs[0]
+        model, watch = self.model, Stopwatch()
         if given is None:
             assert seed is not None
-            noise = draw_noise(model, first, seed)
+            noise = draw_noise(model, runs[0], seed)
         else:
-            noise = model.check_noise(given, first.noise_schedules)
-        prompts = [model.prompts.embed(run.prompt, run.target_age, run.gender) for run in runs]
-        hidden, pooled = (np.stack(arrays) for arrays in zip(*prompts))
-        turned = self._turned_clip(person, runs)
-
-        def one_pass(label: str, schedule: Schedule, latents: np.ndarray, condition: np.ndarray) -> Any:
-            ticker.stage = label
-            start = schedule.start_latents * latents + schedule.start_noise * noise[f"init_noise_{label}"]
-            start = np.ascontiguousarray(np.broadcast_to(start, (len(runs), *start.shape[1:])))
-            fresh = stacked(noise, label, schedule, len(runs))
-            with watch.stage(f"denoise_{label}"):
-                return model.denoise(
-                    schedule,
-                    start,
-                    fresh,
-                    condition,
-                    pooled,
-                    label == PASS_2,
-                    lambda rows: ticker.advance(rows),
-                )
-
-        def decoded(latents: Any) -> np.ndarray:
-            with watch.stage("vae_decoder"):
-                images = model.decode(latents)
-            ticker.advance(len(runs))
-            return images
-
-        def first_pass(label: str, schedule: Schedule) -> Any:
-            source = person.mean + person.std * noise[f"vae_sample_{label}"]
-            return one_pass(label, schedule, source, hidden)
-
-        latents = first_pass(PASS_1, first.schedules[PASS_1])
-        aged = decoded(latents) if first.first_picture else None
-        further = [decoded(first_pass(label, schedule)) for label, schedule in first.extra.items()]
-        features = self._face_token_inputs(
-            person, [aged, *further] if aged is not None else [], len(runs), watch
-        )
-        with watch.stage("tokens"):
-            tokens = self._tokens(features, turned)
-        if first.latent_chaining:
-            between = model.to_host(latents)
-        else:
-            assert aged is not None
-            with watch.stage("vae_encoder"):
-                mean, std = model.encode(aged)
-            between = mean + std * noise[f"vae_sample_{PASS_2}"]
-            ticker.advance(len(runs))
-        final = decoded(one_pass(PASS_2, first.schedules[PASS_2], between, tokens))
+            noise = model.check_noise(given, runs[0].noise_schedules)
+        outcome = Passes(model, person, runs, noise, ticker, watch).run()
         if self.low_memory:
             model.release(*IDENTITY_ENCODERS)
         timings = watch.timings()
         return [
             LifespanResult(
-                image=final[i],
-                first_pass_image=None if aged is None else aged[i],
+                image=outcome.images[i],
+                first_pass_image=_row(outcome.first_images, i),
                 source_age=run.source_age,
                 target_age=run.target_age,
                 gender=run.gender,
                 seed=seed,
                 settings={**run.described(model), "clip_pixel_range": person.clip_pixel_range},
                 timings=timings,
-                tokens=tokens[i],
-                face_token_input=None if features is None else features[i],
-                clip_embedding=None if turned is None else turned[i],
+                tokens=outcome.tokens[i],
+                face_token_input=_row(outcome.face_features, i),
+                clip_embedding=_row(outcome.clip_features, i),
                 person=person,
             )
             for i, run in enumerate(runs)
         ]
-
-    def _turned_clip(self, person: LifespanFace, runs: Sequence[LifespanRun]) -> np.ndarray | None:
-        """Rotate-CLIP for every target, float32 [B, P]; always of the input picture, never of an aged one."""
-        mode = self.model.settings.rotate_clip
-        if mode is None or person.clip_features is None:
-            return None
-        feature = self.model.prompts.age_feature
-        image = person.clip_features[0]
-        return np.stack(
-            [rotate_clip(image, feature(run.source_age), feature(run.target_age), mode) for run in runs]
-        )
-
-    def _face_token_inputs(
-        self, person: LifespanFace, aged: Sequence[np.ndarray], rows: int, watch: Stopwatch
-    ) -> np.ndarray | None:
-        """What the face projection gets, float32 [B, N]: ArcFace's feature of the source, with SVR reweighted
-        together with those of the first passes' pictures (uint8 [B, S, S, 3] each)."""
-        settings = self.model.settings
-        if settings.face_feature is None:
-            return None
-        own = person.face_features[settings.face_feature]
-        if settings.svr is None:
-            return np.repeat(own, rows, axis=0)
-        with watch.stage("face_encoder"):
-            others = [self.model.face_features(images)[settings.face_feature] for images in aged]
-        svr = settings.svr
-        with watch.stage("svr"):
-            return np.stack(
-                [
-                    reweight_singular_values([own[0], *(o[i] for o in others)], svr.alpha, svr.beta)
-                    for i in range(rows)
-                ]
-            )
-
-    def _tokens(self, features: np.ndarray | None, turned: np.ndarray | None) -> np.ndarray:
-        """The second pass's condition, float32 [B, 1 or 2, D]: face token, CLIP token."""
-        tokens = []
-        if features is not None:
-            tokens.append(self.model.face_tokens(features))
-        if turned is not None:
-            tokens.append(self.model.clip_tokens(turned))
-        return np.stack(tokens, axis=1)
 
     def _check_texts(self, run: LifespanRun) -> None:
         """Raise where the bundle has no prompt or age text for the run."""
@@ -442,11 +343,7 @@ def _square(pixels: np.ndarray, face: Face | None, side: int) -> tuple[np.ndarra
     if face is not None:
         transform = ffhq_transform(face.landmarks, side)
         return aligned(pixels, transform, side), transform
-    height, width = pixels.shape[:2]
-    shorter = min(height, width)
-    scale = shorter / side
-    shift = np.array([(width - shorter) // 2, (height - shorter) // 2]) + 0.5 * scale - 0.5
-    return resize(centred_square(pixels), side), np.column_stack([np.eye(2) * scale, shift])
+    return resize(centred_square(pixels), side), centred_transform(pixels.shape[:2], side)
 
 
 def _parts(runs: Sequence[LifespanRun], batch: int) -> list[list[LifespanRun]]:
@@ -459,6 +356,10 @@ def _parts(runs: Sequence[LifespanRun], batch: int) -> list[list[LifespanRun]]:
         else:
             parts.append([run])
     return parts
+
+
+def _row(rows: np.ndarray | None, index: int) -> np.ndarray | None:
+    return None if rows is None else rows[index]
 
 
 def _checked_seed(seed: int | None) -> int:

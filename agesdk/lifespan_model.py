@@ -9,7 +9,7 @@ from typing import Literal
 
 import numpy as np
 
-from agesdk.backends import Engine, load_engine, run_batched
+from agesdk.backends import Engine, Tensor, load_engine, run_batched
 from agesdk.bundle import Bundle, LifespanAgingSettings
 from agesdk.diffusion.denoiser import run_steps
 from agesdk.diffusion.schedule import Schedule
@@ -73,19 +73,20 @@ class LifespanModel:
         """Let components leave memory; they are opened again when they are needed."""
         self.engines.release(*names)
 
-    def encode(self, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """uint8 [B, S, S, 3] to mean and std, float32 [B, C, h, w]."""
+    def encode(self, images: Tensor) -> tuple[np.ndarray, np.ndarray]:
+        """uint8 [B, S, S, 3], on the host or as `decode` returns them, to mean and std, float32 [B, C, h,
+        w]."""
         outputs = self.engines.checked(
             "vae_encoder",
-            lambda engine: run_batched(engine, {"image": images}),
+            lambda engine: _see(engine, images),
             lambda outputs: all_finite(*outputs.values()),
         )
         return outputs["mean"], outputs["std"]
 
-    def face_features(self, images: np.ndarray) -> dict[str, np.ndarray]:
-        """ArcFace of uint8 [B, S, S, 3]: embedding float32 [B, 512], and hidden_state [B, 25088] if the
-        bundle projects that."""
-        return run_batched(self.engine("face_encoder"), {"image": images})
+    def face_features(self, images: Tensor) -> dict[str, np.ndarray]:
+        """ArcFace of uint8 [B, S, S, 3], on the host or as `decode` returns them: embedding float32 [B, 512],
+        and hidden_state [B, 25088] if the bundle projects that."""
+        return _see(self.engine("face_encoder"), images)
 
     def clip_features(self, images: np.ndarray, pixel_range: ClipPixelRange) -> np.ndarray:
         """CLIP of uint8 [B, S, S, 3]: float32 [B, P], not normalised."""
@@ -111,7 +112,7 @@ class LifespanModel:
         pooled: np.ndarray,
         identity: bool,
         on_step: Callable[[int], None] | None = None,
-    ) -> object:
+    ) -> Tensor:
         """One pass over a batch; clean latents float32 [B, C, h, w] stay on the device, for `decode`.
 
         Parameters
@@ -129,24 +130,31 @@ class LifespanModel:
         elif identity:
             name = "denoise_identity"
 
-        def run(engine: Engine) -> object:
+        def run(engine: Engine) -> Tensor:
             nonlocal on_step
             report, on_step = on_step, None  # what is repeated in fp32 is not reported twice
             return run_steps(engine, schedule, start, fresh, part, on_step=report)
 
-        return self.engines.checked(name, run, lambda latents: all_finite(self.to_host(latents)))
+        def is_sound(latents: Tensor) -> bool:
+            # float32 does not overflow here, and to look would cost a copy from the device.
+            exact = self.engines.bundle.component(name).precision == "fp32"
+            return exact or all_finite(self.to_host(latents))
 
-    def decode(self, latents: object) -> np.ndarray:
-        """Latents as `denoise` returns them to uint8 [B, S, S, 3]."""
-        return self.engines.decoded(lambda engine: engine.to_host(engine.run({"latents": latents})["image"]))
+        return self.engines.checked(name, run, is_sound)
 
-    def to_host(self, latents: object) -> np.ndarray:
-        """Latents as `denoise` returns them as an array."""
-        return self.engine("denoise").to_host(latents)
+    def decode(self, latents: Tensor) -> Tensor:
+        """Latents as `denoise` returns them to uint8 [B, S, S, 3], which stay on the device."""
+        return self.engines.decoded(lambda engine: engine.run({"latents": latents})["image"])
+
+    def to_host(self, tensor: Tensor) -> np.ndarray:
+        """What `denoise` or `decode` returned, as an array."""
+        return self.engine("denoise").to_host(tensor)
 
     def largest_batch(self) -> int:
-        """The most pictures that every component of a pass takes at once."""
+        """The most pictures that every component of both passes takes at once."""
         names = ["vae_encoder", "denoise", "vae_decoder"]
+        if self.settings.svr is not None:
+            names.append("face_encoder")
         return min(self.bundle.component(name).profile["batch"][2] for name in names)
 
     def latent_shape(self) -> tuple[int, int, int]:
@@ -209,3 +217,10 @@ class LifespanModel:
         if text == "graphs" or not has_tables:
             return PromptEncoders(self.bundle, self.engine)
         return PromptTables(self.bundle, self.settings)
+
+
+def _see(engine: Engine, images: Tensor) -> dict[str, np.ndarray]:
+    """A component's outputs for pictures, on the host."""
+    if isinstance(images, np.ndarray):
+        return run_batched(engine, {"image": images})
+    return {key: engine.to_host(tensor) for key, tensor in engine.run({"image": images}).items()}

@@ -17,6 +17,9 @@ from agesdk.lifespan_model import LifespanModel
 
 PASS_1, PASS_2 = "pass1", "pass2"
 
+FURTHER_FIRST_PASSES = 2
+"""Of four-image SVR: beside the source and the first pass's picture, which are in any case there."""
+
 
 @dataclass(frozen=True)
 class Overrides:
@@ -116,6 +119,7 @@ def resolve(
     first = _first_strength(model, source, target, wanted)
     second = settings.identity_strength if wanted.identity_strength is None else wanted.identity_strength
     others = [s for s in (settings.svr.strengths if settings.svr is not None else ()) if s != first]
+    others = others[:FURTHER_FIRST_PASSES]
     return LifespanRun(
         source_age=source,
         target_age=target,
@@ -186,8 +190,10 @@ def _first_strength(model: LifespanModel, source: int, target: int, wanted: Over
                 f"The thresholds {t1}, {t2} are out of order", fix="Give 0 <= t1 <= t2, in years"
             )
         adaptive = replace(adaptive, t1=float(t1), t2=float(t2))
-    if wanted.one_threshold is not None:
-        adaptive = replace(adaptive, mode="one_threshold" if wanted.one_threshold else "two_thresholds")
+    if wanted.one_threshold:
+        adaptive = replace(adaptive, mode="one_threshold")
+    elif wanted.one_threshold is False and adaptive.mode == "one_threshold":
+        adaptive = replace(adaptive, mode="two_thresholds")
     if wanted.strength is not None:
         return wanted.strength
     if wanted.addition:

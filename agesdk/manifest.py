@@ -347,8 +347,8 @@ class AdaptiveNoiseSettings:
 class SvrSettings:
     """SVR-ArcFace: singular values of the identity embeddings become ``beta * s * exp(alpha * s)``.
 
-    ``strengths`` are those of the further first passes whose pictures join in (the four-image variant);
-    empty for the two-image variant (the picture itself and its aged one).
+    With ``strengths`` (the four-image variant) the pictures of two further first passes join in, at the first
+    two of them that are not the first pass's own; without, the picture itself and its aged one are all.
     """
 
     alpha: float = 0.01

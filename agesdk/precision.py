@@ -7,6 +7,7 @@ instead, or says that the bundle carries none.
 
 from __future__ import annotations
 
+import importlib
 import logging
 import platform
 import threading
@@ -82,10 +83,8 @@ def has_int8_dot_products() -> bool:
         flags = set()
     if flags & {"avx512_vnni", "avx_vnni", "amx_int8", "asimddp"}:
         return True
-    try:
-        from numpy._core._multiarray_umath import __cpu_features__ as features
-    except ImportError:  # numpy 1
-        from numpy.core._multiarray_umath import __cpu_features__ as features
+    core = "numpy._core" if np.lib.NumpyVersion(np.__version__) >= "2.0.0" else "numpy.core"
+    features = importlib.import_module(f"{core}._multiarray_umath").__cpu_features__
     return any(features.get(name, False) for name in ("AVX512VNNI", "AVX512_CLX", "ASIMDDP"))
 
 
@@ -157,15 +156,16 @@ class EngineSet:
             )
         return result
 
-    def decoded(self, call: Callable[[Engine], np.ndarray]) -> np.ndarray:
+    def decoded(self, call: Callable[[Engine], _T]) -> _T:
         """`checked` for ``vae_decoder``: uint8 [B, H, W, 3], where NaN shows as a picture of one colour.
 
         In fp32 such a picture is taken for what it is.
         """
 
-        def is_sound(images: np.ndarray) -> bool:
+        def is_sound(made: _T) -> bool:
             if self.bundle.component("vae_decoder").precision == "fp32":
                 return True
+            images = self["vae_decoder"].to_host(made)
             lowest, highest = images.min(axis=(1, 2)), images.max(axis=(1, 2))
             return bool((highest > lowest).any(axis=1).all())
 

@@ -86,6 +86,16 @@ def centred_square(image: np.ndarray) -> np.ndarray:
     return image[top : top + side, left : left + side]
 
 
+def centred_transform(shape: tuple[int, int], side: int) -> np.ndarray:
+    """The map from pixels of the middle square, resized to ``side``, to pixels of the picture of that height
+    and width, float64 [2, 3]."""
+    height, width = shape
+    shorter = min(height, width)
+    scale = shorter / side
+    shift = np.array([(width - shorter) // 2, (height - shorter) // 2]) + 0.5 * scale - 0.5
+    return np.column_stack([np.eye(2) * scale, shift])
+
+
 def _across(image: np.ndarray, taps: Taps) -> np.ndarray:
     """Resize the columns. Sums of 8-bit values times 22-bit weights are exact in float64."""
     out = np.empty((image.shape[0], len(taps.starts), image.shape[2]), np.uint8)

@@ -30,6 +30,14 @@ COMMANDS = {
         "benchmarks.speed.latency",
         "where the time of a run goes: stages, networks, first and later runs, memory, start-up",
     ),
+    "lifespan": Command(
+        "benchmarks.lifespan",
+        "time and peak memory of a lifespan-aging bundle, and what each option changes in the picture",
+    ),
+    "lifespan-photo": Command(
+        "benchmarks.lifespan_photo",
+        "alignment of the square that is aged, and seam and tint where it is blended into its photograph",
+    ),
     "quality-zone": Command(
         "benchmarks.quality.command",
         "how good a zone-aging bundle is: wrinkles against targets, judge, identity, age, Fréchet distance",

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 from agesdk.errors import AgeSDKError
 
-COMMANDS: tuple[str, ...] = ("verify",)
+COMMANDS: tuple[str, ...] = ("build", "list_engines", "clean", "inspect_engine", "verify")
 """Modules of this package with ``register(subparsers)``; each sets ``run(arguments) -> int`` on its parser.
 They import TensorRT and the like only when they run."""
 

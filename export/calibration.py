@@ -131,8 +131,14 @@ class _Recorded:
         self._feeds.append({name: np.array(self._engine.to_host(tensor)) for name, tensor in feeds.items()})
         return self._engine.run(feeds)
 
+    def to_device(self, array: np.ndarray) -> Tensor:
+        return self._engine.to_device(array)
+
     def to_host(self, tensor: Tensor) -> np.ndarray:
         return self._engine.to_host(tensor)
+
+    def guide(self, halves: Tensor, scale: float) -> Tensor:
+        return self._engine.guide(halves, scale)
 
 
 def record(bundle: Bundle, sample: Sample) -> tuple[dict[str, list[Feeds]], np.ndarray]:

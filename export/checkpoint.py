@@ -20,6 +20,9 @@ file without that class, as diffusers writes it, says nothing to the export. Pic
 from __future__ import annotations
 
 import json
+import os
+import tempfile
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -194,9 +197,75 @@ def load_pretrained(folder: Path, name: str, variant: str | None) -> nn.Module:
     check_module(folder, (name,))
     present = {_variant_of(path) for path in folder.glob("*.safetensors")}
     if variant not in present:
-        wanted = f"*.{variant}.safetensors" if variant else "*.safetensors without a variant"
-        raise CheckpointError(f"{folder} has no weights of the wanted variant", f"expected {wanted}")
+        raise _no_such_variant(folder, variant)
     return _load_pretrained(folder, name, variant).float().eval().requires_grad_(False)
+
+
+def load_mapped(folder: Path, name: str, variant: str | None, scratch: Path) -> nn.Module:
+    """As `load_pretrained` of a diffusers class, but the float32 weights lie in a file.
+
+    The system can then drop them from memory and read them again, so that a UNet of 10 GB is exported beside
+    what else is in use. The file has no name: it is gone when the module is.
+
+    Parameters
+    ----------
+    scratch:
+        A folder with room for the weights, not in memory itself.
+    """
+    import diffusers
+    import torch
+
+    check_module(folder, (name,))
+    files = [path for path in sorted(folder.glob("*.safetensors")) if _variant_of(path) == variant]
+    if not files:
+        raise _no_such_variant(folder, variant)
+    with torch.device("meta"):
+        module: Any = getattr(diffusers, name).from_config(read_config(folder))
+    wanted: dict[str, torch.Tensor] = module.state_dict()
+    module.load_state_dict(_mapped(wanted, files, scratch, name), assign=True)
+    ready: nn.Module = module.eval().requires_grad_(False)
+    return ready
+
+
+def _mapped(wanted: Mapping[str, Any], files: Sequence[Path], scratch: Path, name: str) -> dict[str, Any]:
+    """The tensors of the files as float32 views of a nameless file in ``scratch``."""
+    import torch
+    from safetensors import safe_open
+
+    with tempfile.NamedTemporaryFile(dir=scratch, prefix=".weights-") as file:
+        size = sum(tensor.numel() for tensor in wanted.values())
+        if hasattr(os, "posix_fallocate"):  # else a full disk would end the process at the first write
+            os.posix_fallocate(file.fileno(), 0, 4 * size)
+        flat = torch.from_file(file.name, shared=True, size=size, dtype=torch.float32)
+    found: dict[str, Any] = {}
+    offset = 0
+    for path in files:
+        with safe_open(path, framework="pt") as weights:
+            for key in weights.keys():  # noqa: SIM118 - not a mapping
+                stored = weights.get_tensor(key)
+                if key in wanted and stored.shape != wanted[key].shape:
+                    raise _misshapen(key, path.parent)
+                if key in wanted:
+                    found[key] = flat[offset : offset + stored.numel()].view(stored.shape).copy_(stored)
+                    offset += stored.numel()
+    missing = sorted(set(wanted) - set(found))
+    if missing:
+        raise _missing(missing, files[0].parent, name)
+    return found
+
+
+def _no_such_variant(folder: Path, variant: str | None) -> CheckpointError:
+    wanted = f"*.{variant}.safetensors" if variant else "*.safetensors without a variant"
+    return CheckpointError(f"{folder} has no weights of the wanted variant", f"expected {wanted}")
+
+
+def _missing(keys: Sequence[str], folder: Path, name: str) -> CheckpointError:
+    more = f" and {len(keys) - 1} more" if len(keys) > 1 else ""
+    return CheckpointError(f"The weights in {folder} lack the key {keys[0]}{more}", f"{name} needs it")
+
+
+def _misshapen(key: str, folder: Path) -> CheckpointError:
+    return CheckpointError(f"The weight {key} in {folder} has not the shape that config.json says")
 
 
 def read_config(folder: Path) -> dict[str, Any]:
@@ -287,13 +356,10 @@ def _load_pretrained(folder: Path, name: str, variant: str | None) -> nn.Module:
         messages.enable_progress_bar()
     missing = sorted(map(str, info["missing_keys"]))
     if missing:
-        more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
-        raise CheckpointError(f"The weights in {folder} lack the key {missing[0]}{more}", f"{name} needs it")
+        raise _missing(missing, folder, name)
     misshapen = [str(item[0] if isinstance(item, tuple | list) else item) for item in info["mismatched_keys"]]
     if misshapen:
-        raise CheckpointError(
-            f"The weight {misshapen[0]} in {folder} has not the shape that config.json says"
-        )
+        raise _misshapen(misshapen[0], folder)
     loaded: nn.Module = module
     return loaded
 

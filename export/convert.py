@@ -187,7 +187,8 @@ def _to_half(
     from .precision import ISLANDS, to_half
 
     feeds = recorded_feeds(source, options.crops)
-    made, measured = {}, {}
+    made: dict[str, Converted] = {}
+    measured: dict[str, Any] = {}
     for name in tqdm(float32_components(source, options), unit="component", disable=not options.progress):
         path = source.component_path(name)
         islands, measured[name] = ISLANDS, {"islands": sorted(ISLANDS)}

@@ -12,6 +12,7 @@ import numpy as np
 import onnx
 
 from agesdk.backends import Engine
+from agesdk.backends.base import mix_guidance
 from agesdk.bundle import Bundle, Component, ZoneAgingSettings
 from agesdk.errors import UsageError
 from agesdk.zone_model import ZoneModel
@@ -189,8 +190,14 @@ class _InMemory:
         names = [spec.name for spec in self.outputs]
         return dict(zip(names, self._session.run(names, dict(feeds)), strict=True))
 
+    def to_device(self, array: np.ndarray) -> np.ndarray:
+        return array
+
     def to_host(self, tensor: Any) -> np.ndarray:
         return np.asarray(tensor)
+
+    def guide(self, halves: Any, scale: float) -> np.ndarray:
+        return mix_guidance(halves, scale)
 
 
 def _progress(visible: bool) -> Callable[[int, int], object]:

@@ -107,7 +107,8 @@ class VaeEncoder(Graph):
         self.multiples = dict.fromkeys(spatial, factor)
 
     def forward(self, image: Tensor) -> tuple[Tensor, Tensor]:
-        pixels = image.permute(0, 3, 1, 2).to(torch.float32) / 127.5 - 1.0
+        # TensorRT knows uint8 at the edges only: the cast comes before anything else.
+        pixels = image.to(torch.float32).permute(0, 3, 1, 2) / 127.5 - 1.0
         if not self.diffusers:
             mean, std = self.vae.encode(pixels)
             return mean, std

@@ -26,6 +26,7 @@ from onnxruntime.quantization.calibrate import CalibrationDataReader
 from onnxruntime.quantization.qdq_quantizer import QDQQuantizer
 
 from .calibration import Feeds
+from .storage import expand_halves
 
 logger = logging.getLogger(__name__)
 
@@ -51,6 +52,7 @@ class Quantizer:
     def __init__(self, path: Path, feeds: Sequence[Feeds]) -> None:
         """Read the graph and run it on the feeds to measure ranges."""
         self._model = onnx.load(path)
+        expand_halves(self._model)
         # The quantiser infers shapes itself and fails where recorded ones differ.
         del self._model.graph.value_info[:]
         for index, node in enumerate(self._model.graph.node):

@@ -10,10 +10,8 @@ import argparse
 import json
 import logging
 import re
-import resource
 import tempfile
-import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -199,6 +197,7 @@ def export_ldla(options: Options) -> Manifest:
     from . import parity
     from .bundle_writer import new_bundle
     from .checkpoint import Checkpoint, check_module
+    from .components import check_kept, progress, tool_versions
 
     checkpoint = Checkpoint.open(options.checkpoint)
     settings = read_settings(checkpoint, options)
@@ -206,26 +205,15 @@ def export_ldla(options: Options) -> Manifest:
     for plan in plans:
         check_module(plan.folder, plan.classes)
     names = [name for plan in plans for name in plan.components]
-    for name in options.keep_fp32:
-        if name not in names:
-            raise UsageError(
-                f"--keep-fp32 {name} names no component", f"The components are {', '.join(names)}"
-            )
+    check_kept(options.keep_fp32, names)
     provenance = stated_provenance(checkpoint, options)
     licenses = _licenses(checkpoint, options, provenance)
     name, version = _name_and_version(checkpoint, options, settings)
     with new_bundle(options.bundle, options.replace) as writer:
         components: dict[str, Component] = {}
         differences: dict[str, list[parity.Difference]] = {}
-        for plan in _progress(plans, options.progress):
-            start = time.perf_counter()
+        for plan in progress(plans, lambda plan: ", ".join(plan.components), options.progress):
             _export_plan(plan, options, writer, components, differences)
-            logger.info(
-                "%s: %.0f s, peak memory of the process %.1f GB",
-                plan.folder.name,
-                time.perf_counter() - start,
-                resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9,
-            )
         for path in checkpoint.tokenizer_files() if checkpoint.has_text else ():
             writer.copy(path, f"tokenizer/{path.name}")
         writer.write_text("LICENSES.md", licenses)
@@ -236,7 +224,7 @@ def export_ldla(options: Options) -> Manifest:
                 version=version,
                 components=components,
                 settings=settings,
-                provenance={**provenance, "parity": parity.as_json(differences), "tools": _tools()},
+                provenance={**provenance, "parity": parity.as_json(differences), "tools": tool_versions()},
             )
         )
 
@@ -381,45 +369,24 @@ def _export_plan(
     components: dict[str, Component],
     differences: dict[str, list[Difference]],
 ) -> None:
-    from . import parity, tolerances
     from .checkpoint import load_module
-    from .onnx_export import export_graph
+    from .components import export_graphs
     from .storage import round_to_half
 
     module = load_module(plan.folder, plan.classes)
     if options.half_storage:
         round_to_half(module)
     graphs = plan.graphs(module, components)
-    records: dict[str, list[parity.Record]] = {}
-    for name in plan.components:
-        graph = graphs.pop(name)
-        precision: Precision = "fp32" if name in options.keep_fp32 else options.precision
-        records[name] = [parity.record(graph, sizes, seed) for seed, sizes in enumerate(graph.parity_sizes())]
-        files = export_graph(graph, writer.component_folder(name), precision, options.half_storage)
-        components[name] = Component(
-            name=name,
-            precision=precision,
-            files=writer.component_files(name, files),
-            inputs=graph.inputs,
-            outputs=graph.outputs,
-            profile=graph.profile,
-        )
-        writer.write_golden(name, records[name][0].as_golden())
-    del module, graph, graphs
-    for name, recorded in records.items():
-        component = components[name]
-        path = writer.folder / component.files[0]
-        differences[name] = parity.check(name, path, component.precision, recorded)
-        measured = tolerances.measure(path, component.precision, recorded[0].as_golden())
-        components[name] = replace(component, tolerances=measured)
-        worst = max(differences[name], key=lambda found: found.relative)
-        logger.info(
-            "%s: %s differs by %.2g at most (%.2g relative)",
-            name,
-            worst.output,
-            worst.max_abs,
-            worst.relative,
-        )
+    del module
+    export_graphs(
+        graphs,
+        options.precision,
+        options.keep_fp32,
+        writer,
+        components,
+        differences,
+        half_storage=options.half_storage,
+    )
 
 
 def stated_provenance(checkpoint: Checkpoint, options: Options) -> dict[str, Any]:
@@ -435,12 +402,6 @@ def stated_provenance(checkpoint: Checkpoint, options: Options) -> dict[str, Any
     if options.quality is not None:
         provenance["quality"] = read_json_object(options.quality, "quality")
     return provenance
-
-
-def _tools() -> dict[str, str]:
-    import importlib.metadata
-
-    return {name: importlib.metadata.version(name) for name in ("torch", "onnx", "onnxscript", "onnxruntime")}
 
 
 def _scheduler(checkpoint: Checkpoint) -> dict[str, Any]:
@@ -461,11 +422,10 @@ def _scheduler(checkpoint: Checkpoint) -> dict[str, Any]:
 
 def _licenses(checkpoint: Checkpoint, options: Options, provenance: Mapping[str, Any]) -> str:
     """The text of LICENSES.md: the user's, else the checkpoint's, else what the provenance says."""
+    from .components import licence_text
+
     if options.licenses is not None:
-        try:
-            return options.licenses.read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            raise UsageError(f"The licence file {options.licenses} can not be read", str(error)) from None
+        return licence_text(options.licenses)
     for name in ("LICENSES.md", "LICENSE.md", "LICENSE.txt", "LICENSE"):
         if (checkpoint.folder / name).is_file():
             return (checkpoint.folder / name).read_text(encoding="utf-8", errors="replace")
@@ -487,12 +447,3 @@ def _name_and_version(
     except Invalid as error:
         raise UsageError(error.what, error.why, "Give another with --name or --version") from None
     return name, version
-
-
-def _progress(plans: list[Plan], visible: bool) -> Iterator[Plan]:
-    from tqdm import tqdm
-
-    with tqdm(plans, unit="network", disable=not visible) as bar:
-        for plan in bar:
-            bar.set_description(", ".join(plan.components))
-            yield plan

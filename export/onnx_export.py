@@ -59,10 +59,12 @@ def export_graph(
     if precision == "fp16":
         to_half(model)
     _name_axes(model, graph)
-    return save_model(model, folder, name, precision)
+    return save_model(model, folder, name, precision, half_storage)
 
 
-def save_model(model: ir.Model, folder: Path, name: str, precision: str) -> tuple[str, ...]:
+def save_model(
+    model: ir.Model, folder: Path, name: str, precision: str, half_storage: bool = False
+) -> tuple[str, ...]:
     """Write a strongly typed model as `export_graph` does, and return the names of the files.
 
     Raises

@@ -180,15 +180,16 @@ def _converted(graph: ir.Graph, value: ir.Value, dtype: ir.DataType) -> ir.Value
     """The value in another precision: a converted constant, or a Cast placed right after the value's
     producer."""
     if value.const_value is not None and value.is_initializer():
-        array = value.const_value.numpy()
-        if dtype == ir.DataType.FLOAT16:
-            array = np.clip(array, -_HALF_MAX, _HALF_MAX).astype(np.float16)
-        else:
-            array = array.astype(np.float32)
-        tensor = ir.tensor(array, name=f"{value.name}_{dtype.name.lower()}")
-        made = ir.Value(
-            name=tensor.name, type=ir.TensorType(dtype), shape=ir.Shape(array.shape), const_value=tensor
-        )
+        exact, kind = value.const_value, np.float16 if dtype == ir.DataType.FLOAT16 else np.float32
+
+        def convert() -> ir.TensorProtocol:
+            array = exact.numpy()
+            return ir.tensor(array.clip(-_HALF_MAX, _HALF_MAX).astype(kind), dtype=dtype)
+
+        # Converted when it is written: both precisions of all weights together may not fit into memory.
+        name, shape = f"{value.name}_{dtype.name.lower()}", ir.Shape(exact.shape.numpy())
+        tensor = ir.LazyTensor(convert, dtype, shape, name=name)
+        made = ir.Value(name=name, type=ir.TensorType(dtype), shape=shape, const_value=tensor)
         graph.register_initializer(made)
         return made
     cast = ir.Node("", "Cast", [value], [ir.AttrInt64("to", int(dtype))], num_outputs=1)

@@ -8,6 +8,7 @@ same ones, and each stored weight is followed by a Cast that runtimes fold away 
 from __future__ import annotations
 
 import numpy as np
+import onnx
 import onnx_ir as ir
 import torch
 from torch import nn
@@ -50,3 +51,15 @@ def store_halves(model: ir.Model) -> None:
         graph.insert_before(graph[0], cast)
         value.replace_all_uses_with(cast.outputs[0])
         del graph.initializers[name]
+
+
+def expand_halves(model: onnx.ModelProto) -> None:
+    """The inverse of `store_halves`, in place: for tools that take only an initializer for a weight."""
+    stored = {weight.name: weight for weight in model.graph.initializer}
+    for node in list(model.graph.node):
+        if node.op_type == "Cast" and node.input[0] in stored:
+            weight = stored[node.input[0]]
+            array = onnx.numpy_helper.to_array(weight).astype(np.float32)
+            model.graph.initializer.append(onnx.numpy_helper.from_array(array, node.output[0]))
+            model.graph.initializer.remove(weight)
+            model.graph.node.remove(node)

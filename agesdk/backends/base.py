@@ -20,7 +20,7 @@ from agesdk.errors import BackendError
 Tensor: TypeAlias = Any
 """A `numpy.ndarray`, or a backend's own device tensor as returned by `Engine.run`."""
 
-BACKENDS = ("onnxruntime",)
+BACKENDS = ("onnxruntime", "tensorrt", "tensorrt-rtx")
 
 
 class Engine(Protocol):
@@ -80,7 +80,8 @@ def load_engine(
     backend:
         One of `BACKENDS`.
     provider:
-        Where the backend runs: for ``onnxruntime`` one of ``cpu``, ``cuda``, ``tensorrt``, ``tensorrt-rtx``.
+        Where ``onnxruntime`` runs: one of ``cpu``, ``cuda``, ``tensorrt``, ``tensorrt-rtx``. The native
+        backends run engines of ``python -m engines build`` on the GPU and have no provider to choose.
     threads:
         Threads used inside an operator; None lets the backend choose (all physical cores).
 
@@ -100,6 +101,10 @@ def load_engine(
         from agesdk.backends.ort import OrtEngine
 
         return OrtEngine(bundle, component, provider=provider, threads=threads)
+    if backend in ("tensorrt", "tensorrt-rtx"):
+        from agesdk.backends.tensorrt import TensorrtEngine
+
+        return TensorrtEngine(bundle, component, "tensorrt" if backend == "tensorrt" else "tensorrt-rtx")
     raise BackendError(
         f'The backend "{backend}" is unknown.',
         f"This version has {listed(BACKENDS)}.",
@@ -208,7 +213,47 @@ def check_feeds(component: Component, described: Mapping[str, tuple[str, tuple[i
                 )
 
 
-def format_shape(shape: Sequence[int | str]) -> str:
+def check_tensors(
+    where: str,
+    kind: str,
+    specs: Sequence[TensorSpec],
+    found: Mapping[str, tuple[str, Sequence[int | str | None]]],
+) -> None:
+    """Compare the tensors of a loaded graph or engine with the manifest's.
+
+    Parameters
+    ----------
+    kind:
+        ``inputs`` or ``outputs``, for the message.
+    found:
+        For each tensor its numpy dtype name and its shape; -1, None or a string is a dynamic axis.
+
+    Raises
+    ------
+    BackendError
+        The first difference.
+    """
+    if set(found) != {spec.name for spec in specs}:
+        raise BackendError(
+            f"The {kind} of {where} are {listed(found)}.",
+            f"The manifest states {listed(spec.name for spec in specs)}.",
+            "Export the bundle again.",
+        )
+    for spec in specs:
+        dtype, shape = found[spec.name]
+        same_shape = len(shape) == len(spec.shape) and all(
+            size == wanted or not isinstance(size, int) or size < 0
+            for size, wanted in zip(shape, spec.shape, strict=True)
+        )
+        if dtype != spec.dtype or not same_shape:
+            raise BackendError(
+                f'"{spec.name}" in {where} is {dtype} {format_shape(shape)}.',
+                f"The manifest states {spec.dtype} {format_shape(spec.shape)}.",
+                "Export the bundle again.",
+            )
+
+
+def format_shape(shape: Sequence[int | str | None]) -> str:
     return "[" + ", ".join(str(size) for size in shape) + "]"
 
 

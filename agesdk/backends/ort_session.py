@@ -15,7 +15,6 @@ import contextlib
 import importlib
 import io
 import logging
-import re
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -86,12 +85,13 @@ PROVIDERS = {
 }
 """By the name that users give. `docs/deploy-rtx.md` and `docs/deploy-jetson.md` say what each needs."""
 
-_SHAPE_OPERATORS = re.compile(
-    r"Add|And|Cast|Ceil|Concat|Constant|ConstantOfShape|Div|Equal|Expand|Floor|Gather|GatherElements|Greater|"
-    r"GreaterOrEqual|Identity|If|Less|LessOrEqual|Max|MemcpyFromHost|MemcpyToHost|Min|Mod|Mul|Neg|Not|Or|Pow|"
-    r"Range|ReduceMax|ReduceMin|ReduceProd|ReduceSum|Reshape|Shape|Size|Slice|Split|Sqrt|Squeeze|Sub|"
-    r"Transpose|Unsqueeze|Where"
-)
+_SHAPE_OPERATORS = frozenset({
+    "Add", "And", "Cast", "Ceil", "Concat", "Constant", "ConstantOfShape", "Div", "Equal", "Expand",
+    "Floor", "Gather", "GatherElements", "Greater", "GreaterOrEqual", "Identity", "If", "Less",
+    "LessOrEqual", "Max", "MemcpyFromHost", "MemcpyToHost", "Min", "Mod", "Mul", "Neg", "Not", "Or",
+    "Pow", "Range", "ReduceMax", "ReduceMin", "ReduceProd", "ReduceSum", "Reshape", "Shape", "Size",
+    "Slice", "Split", "Sqrt", "Squeeze", "Sub", "Transpose", "Unsqueeze", "Where",
+})  # fmt: skip
 """What ONNX Runtime may keep on the CPU beside a GPU: arithmetic on shapes. Anything else there is a
 fallback."""
 
@@ -350,6 +350,6 @@ def fallback_operators(assignment: Sequence[Any], ort_provider: str) -> list[str
             for subgraph in assignment
             if subgraph.ep_name != ort_provider
             for node in subgraph.get_nodes()
-            if not _SHAPE_OPERATORS.fullmatch(node.op_type)
+            if node.op_type not in _SHAPE_OPERATORS
         }
     )

@@ -43,8 +43,8 @@ _OCTAGON = (
     (0.015, 0.25),
 )
 FEATHER = 0.26
-"""Width of the ramp from untouched to fully treated, as a share of the crop's side: wide enough that a treated
-zone has no outline in untreated skin."""
+"""Width of the ramp from untouched to fully treated, as a share of the crop's side: wide enough that a
+treated zone has no outline in untreated skin."""
 
 
 @dataclass(frozen=True)

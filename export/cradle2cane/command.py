@@ -10,8 +10,7 @@ import argparse
 import json
 import logging
 import re
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -23,15 +22,13 @@ from agesdk.bundle import (
     SchedulerSettings,
     SvrSettings,
 )
-from agesdk.errors import UsageError
 from agesdk.strict_json import Invalid, decode
 from export.errors import CheckpointError
 
 if TYPE_CHECKING:
     from export.bundle_writer import BundleWriter
-    from export.graphs import Graph
     from export.onnx_export import Precision
-    from export.parity import Difference, Record
+    from export.parity import Difference
 
     from .plans import Plan
     from .source import Source
@@ -151,6 +148,7 @@ def export_cradle2cane(options: Options) -> Manifest:
     """
     from export import parity
     from export.bundle_writer import new_bundle
+    from export.components import check_kept, progress, tool_versions
 
     from .plans import make_plans
     from .source import Source
@@ -159,17 +157,13 @@ def export_cradle2cane(options: Options) -> Manifest:
     settings = make_settings(source, options)
     plans = make_plans(source, settings, options)
     names = [name for plan in plans for name in plan.components]
-    for name in options.keep_fp32:
-        if name not in names:
-            raise UsageError(
-                f"--keep-fp32 {name} names no component", f"The components are {', '.join(names)}"
-            )
+    check_kept(options.keep_fp32, names)
     licenses = _licenses(options)
     with new_bundle(options.bundle, options.replace) as writer:
         components: dict[str, Component] = {}
         differences: dict[str, list[Difference]] = {}
         tables: dict[str, Any] = {}
-        for plan in _progress(plans, options.progress):
+        for plan in progress(plans, lambda plan: plan.what, options.progress):
             export_plan(plan, options, writer, components, differences, tables)
         if options.tables:
             from .tables import write_tables
@@ -189,7 +183,7 @@ def export_cradle2cane(options: Options) -> Manifest:
                     "recipe": "Cradle2Cane (NeurIPS 2025), published checkpoint",
                     "hparams": _plain(source),
                     "parity": parity.as_json(differences),
-                    "tools": _tools(),
+                    "tools": tool_versions(),
                 },
             )
         )
@@ -201,15 +195,14 @@ def make_settings(source: Source, options: Options) -> LifespanAgingSettings:
 
     hparams = source.hparams
     vae = read_config(source.vae)
-    if not hparams.use_adaptive_noise_inject:
-        mode: Literal["two_thresholds", "one_threshold", "fixed"] = "fixed"
-    else:
-        mode = "one_threshold" if hparams.one_threshold else "two_thresholds"
+    mode: Literal["two_thresholds", "one_threshold", "fixed"] = "one_threshold"  # wins over the other switch
+    if not hparams.one_threshold:
+        mode = "two_thresholds" if hparams.use_adaptive_noise_inject else "fixed"
     face_feature: Literal["embedding", "hidden_state"] | None = None
     if hparams.use_arcface_project:
         face_feature = "hidden_state" if hparams.face_project_use_hidden_state else "embedding"
     svr = None
-    if (hparams.use_swr or hparams.use_four_image_swr) and face_feature is not None:
+    if hparams.use_swr and face_feature is not None:
         strengths = (hparams.all_strength or FOUR_IMAGE_STRENGTHS) if hparams.use_four_image_swr else ()
         svr = SvrSettings(float(hparams.swr_alpha), float(hparams.swr_beta), tuple(strengths))
     clip: Any = hparams.clip_map_model if hparams.use_clip_project else None
@@ -249,44 +242,14 @@ def export_plan(
     tables: dict[str, Any],
 ) -> None:
     """Load one network, export its graphs, compute its tables, and compare the graphs with torch."""
-    from export import parity, tolerances
-    from export.onnx_export import export_graph
+    from export.components import export_graphs
 
     network = plan.load()
     if plan.tables is not None:
         tables.update(plan.tables(network))
-    graphs: dict[str, Graph] = plan.graphs(network)
-    records: dict[str, list[Record]] = {}
-    for name in plan.components:
-        graph = graphs.pop(name).eval()
-        precision: Precision = "fp32" if name in options.keep_fp32 else options.precision
-        records[name] = [parity.record(graph, sizes, seed) for seed, sizes in enumerate(graph.parity_sizes())]
-        files = export_graph(graph, writer.component_folder(name), precision)
-        components[name] = Component(
-            name=name,
-            precision=precision,
-            files=writer.component_files(name, files),
-            inputs=graph.inputs,
-            outputs=graph.outputs,
-            profile=graph.profile,
-        )
-        writer.write_golden(name, records[name][0].as_golden())
-        del graph
-    del graphs, network
-    for name, recorded in records.items():
-        component = components[name]
-        path = writer.folder / component.files[0]
-        differences[name] = parity.check(name, path, component.precision, recorded)
-        measured = tolerances.measure(path, component.precision, recorded[0].as_golden())
-        components[name] = replace(component, tolerances=measured)
-        worst = max(differences[name], key=lambda found: found.relative)
-        logger.info(
-            "%s: %s differs by %.2g at most (%.2g relative)",
-            name,
-            worst.output,
-            worst.max_abs,
-            worst.relative,
-        )
+    graphs = plan.graphs(network)
+    del network
+    export_graphs(graphs, options.precision, options.keep_fp32, writer, components, differences)
 
 
 def _scheduler(source: Source) -> SchedulerSettings:
@@ -322,11 +285,10 @@ def _copy_tokenizers(source: Source, writer: BundleWriter) -> None:
 
 
 def _licenses(options: Options) -> str:
+    from export.components import licence_text
+
     if options.licenses is not None:
-        try:
-            return options.licenses.read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            raise UsageError(f"The licence file {options.licenses} can not be read", str(error)) from None
+        return licence_text(options.licenses)
     return (
         "# Licences\n\nThe weights were converted from files that the user supplied; their licences are "
         "those of SDXL-turbo, sdxl-vae-fp16-fix, CLIP ViT-L/14, the ArcFace backbone and Cradle2Cane, as "
@@ -340,18 +302,3 @@ def _plain(source: Source) -> dict[str, Any]:
 
     plain: dict[str, Any] = json.loads(json.dumps(asdict(source.hparams)))
     return plain
-
-
-def _tools() -> dict[str, str]:
-    import importlib.metadata
-
-    return {name: importlib.metadata.version(name) for name in ("torch", "onnx", "onnxscript", "onnxruntime")}
-
-
-def _progress(plans: list[Plan], visible: bool) -> Iterator[Plan]:
-    from tqdm import tqdm
-
-    with tqdm(plans, unit="network", disable=not visible) as bar:
-        for plan in bar:
-            bar.set_description(plan.what)
-            yield plan

@@ -44,7 +44,8 @@ class Resize(nn.Module):
         self.unit = float(2 ** (taps.bits - _LOW_BITS))
 
     def forward(self, image: Tensor) -> Tensor:
-        levels = image.permute(0, 3, 1, 2).to(torch.float32)
+        # TensorRT knows uint8 at the edges only: the cast comes before anything else.
+        levels = image.to(torch.float32).permute(0, 3, 1, 2)
         levels = self._across(levels)
         return self._across(levels.transpose(2, 3)).transpose(2, 3)
 

@@ -45,7 +45,7 @@ def make_plans(source: Source, settings: LifespanAgingSettings, options: Options
         plans += [_face_encoder(source, settings), _face_projection(source)]
     if settings.rotate_clip is not None:
         plans += [_clip(source, settings, options), _clip_projection(source)]
-    return [*plans, *_text(source, options), *_unet(source, settings)]
+    return [*plans, *_text(source, options), *_unet(source, settings, options)]
 
 
 def _vae(source: Source, settings: LifespanAgingSettings) -> Plan:
@@ -126,7 +126,7 @@ def _text(source: Source, options: Options) -> list[Plan]:
     ]
 
 
-def _unet(source: Source, settings: LifespanAgingSettings) -> list[Plan]:
+def _unet(source: Source, settings: LifespanAgingSettings, options: Options) -> list[Plan]:
     tokens = (settings.face_feature is not None) + (settings.rotate_clip is not None)
     side = settings.resolution // settings.vae_scale_factor
 
@@ -144,11 +144,14 @@ def _unet(source: Source, settings: LifespanAgingSettings) -> list[Plan]:
         lora.merge(unet, source.load_lora())
         return {"denoise_identity": graph(unet, None)}
 
+    def load() -> Any:
+        return source.load_unet(options.bundle.resolve().parent)
+
     if settings.lora == "switch":
-        return [Plan("UNet", ("denoise",), source.load_unet, switched)]
+        return [Plan("UNet", ("denoise",), load, switched)]
     return [
-        Plan("UNet", ("denoise",), source.load_unet, plain),
-        Plan("UNet with LoRA", ("denoise_identity",), source.load_unet, merged),
+        Plan("UNet", ("denoise",), load, plain),
+        Plan("UNet with LoRA", ("denoise_identity",), load, merged),
     ]
 
 

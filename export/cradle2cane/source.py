@@ -23,7 +23,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from export.checkpoint import load_pretrained, read_config
+from export.checkpoint import load_mapped, load_pretrained, read_config
 from export.errors import CheckpointError
 
 from . import arcface, lora
@@ -178,10 +178,12 @@ class Source:
         """The autoencoder of ``sdxl-vae-fp16-fix``, never that of the pipeline's folder."""
         return _finite(load_pretrained(self.vae, "AutoencoderKL", None), self.vae)
 
-    def load_unet(self) -> nn.Module:
-        """SDXL's UNet, of the file variant that the hyperparameters name, without LoRA."""
+    def load_unet(self, scratch: Path) -> nn.Module:
+        """SDXL's UNet, of the file variant that the hyperparameters name, without LoRA; its weights lie in a
+        nameless file in the folder ``scratch``."""
         folder = self.turbo / "unet"
-        return _finite(load_pretrained(folder, "UNet2DConditionModel", self.hparams.variant), folder)
+        unet = load_mapped(folder, "UNet2DConditionModel", self.hparams.variant, scratch)
+        return _finite(unet, folder)
 
     def load_text_encoder(self) -> nn.Module:
         """The first text encoder."""

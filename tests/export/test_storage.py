@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
 import torch
 
@@ -13,7 +14,7 @@ from agesdk.backends import load_engine
 from agesdk.bundle import Bundle
 from export.checkpoint import EXPECTED, load_module
 from export.ldla import Options, export_ldla
-from export.storage import SMALLEST_ELEMENTS, round_to_half
+from export.storage import SMALLEST_ELEMENTS, expand_halves, round_to_half
 
 
 @pytest.fixture(scope="module")
@@ -45,3 +46,26 @@ def test_a_stored_graph_computes_what_torch_does_with_the_rounded_weights(
         wanted, _ = vae.encode(image.permute(0, 3, 1, 2).float() / 127.5 - 1)
     found = load_engine(half_bundle, "vae_encoder", threads=1).run({"image": image.numpy()})
     np.testing.assert_allclose(found["mean"], wanted.numpy(), atol=1e-4 * float(wanted.abs().max()))
+
+
+def test_tools_that_want_initializers_find_them_again(half_bundle: Bundle) -> None:
+    path = half_bundle.component_path("denoise")
+    model = onnx.load(path)
+    casts = sum(node.op_type == "Cast" for node in model.graph.node)
+    expand_halves(model)
+    weights = {w.name: w for w in model.graph.initializer}
+    convolutions = [node for node in model.graph.node if node.op_type == "Conv"]
+    assert convolutions and all(node.input[1] in weights for node in convolutions)
+    assert sum(node.op_type == "Cast" for node in model.graph.node) < casts
+    engine = load_engine(half_bundle, "denoise", threads=1)
+    rng = np.random.default_rng(0)
+    feeds = {
+        spec.name: rng.standard_normal([2 if size == "batch" else size for size in spec.shape])
+        .astype(np.float32)
+        .astype(spec.dtype)
+        for spec in engine.inputs
+    }
+    session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    np.testing.assert_allclose(
+        session.run(None, feeds)[0], engine.run(feeds)["next_sample"], atol=1e-5, rtol=1e-5
+    )

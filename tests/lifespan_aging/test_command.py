@@ -22,9 +22,9 @@ from tests.lifespan_reference import ROOT, Variant
 PORTRAIT = str(ROOT / "agesdk/data/astronaut.jpg")
 
 
-def command(variant: Variant, *arguments: str) -> list[str]:
+def command(variant: Variant, *arguments: str, photo: str | Path = PORTRAIT) -> list[str]:
     bundle = ["--bundle", str(variant.switch.path), "--threads", "1"]
-    return ["lifespan", PORTRAIT, *arguments, "--age", "40", "--gender", "female", *bundle]
+    return ["lifespan", str(photo), *arguments, "--age", "40", "--gender", "female", *bundle]
 
 
 def test_one_picture(variant_a: Variant, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -64,6 +64,10 @@ def test_a_sweep_with_strip_and_film(
         (["--sweep", "10-80"], "not FROM:TO:STEP"),
         ([], "one of the arguments --to --sweep is required"),
         (["--to", "44", "--face", "1"], "--face chooses the face to align to"),
+        (["--to", "44", "--face", "5", "--align"], "There is no face 5"),
+        (["--to", "44", "--gender", "femal"], 'Did you mean "female"?'),
+        (["--to", "44", "--age", "9"], "The age 9 is out of range"),
+        (["--to", "44", "--strength", "0.1"], "run no step at all"),
     ],
 )
 def test_wrong_arguments(
@@ -78,6 +82,57 @@ def test_wrong_arguments(
     told = capsys.readouterr().err
     assert words in told and "Traceback" not in told
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "arguments, words",
+    [
+        (["--bundle", "none"], "the folder does not exist"),
+        (["--provider", "cuda"], "not available"),
+        (["--bundle", str(ROOT / "agesdk/bundles/zone-aging")], "lifespan-aging is needed"),
+    ],
+)
+def test_a_bundle_or_provider_that_can_not_be_used(
+    variant_a: Variant,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    arguments: list[str],
+    words: str,
+) -> None:
+    assert main([*command(variant_a, str(tmp_path / "out.png")), "--to", "44", *arguments]) == 1
+    told = capsys.readouterr().err
+    assert words in told and "Traceback" not in told
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_photo_without_a_face_can_not_be_aligned(
+    variant_a: Variant, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    photo, out = tmp_path / "wall.png", tmp_path / "out.png"
+    cv2.imwrite(str(photo), np.full((200, 300, 3), 128, np.uint8))
+    arguments = command(variant_a, str(out), photo=photo)
+    assert main([*arguments, "--to", "44", "--align"]) == 2
+    assert "shows no face" in capsys.readouterr().err and not out.exists()
+    assert main([*arguments, "--to", "44", "--quiet"]) == 0, "without aligning, nothing looks for a face"
+
+
+def test_of_several_faces_the_largest_is_taken_unless_another_is_named(
+    variant_a: Variant, tmp_path: Path
+) -> None:
+    portrait = read_image(PORTRAIT)
+    small = cv2.resize(portrait, None, fx=0.6, fy=0.6, interpolation=cv2.INTER_AREA)
+    couple = np.full((portrait.shape[0], portrait.shape[1] + small.shape[1], 3), 128, np.uint8)
+    couple[: small.shape[0], : small.shape[1]], couple[:, small.shape[1] :] = small, portrait
+    photo = tmp_path / "couple.png"
+    cv2.imwrite(str(photo), couple[..., ::-1])
+    changed = []
+    for face in ("0", "1"):
+        out = tmp_path / f"{face}.png"
+        arguments = command(variant_a, str(out), photo=photo)
+        assert main([*arguments, "--to", "44", "--align", "--blend", "--face", face, "--quiet"]) == 0
+        columns = np.nonzero((read_image(out) != couple).any(axis=(0, 2)))[0]
+        changed.append((columns.min() >= small.shape[1], columns.max() < small.shape[1]))
+    assert changed == [(True, False), (False, True)]
 
 
 def test_an_interrupt_leaves_no_half_file(

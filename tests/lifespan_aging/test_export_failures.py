@@ -241,6 +241,35 @@ def test_nonfinite_weights_of_the_unet(tree: Path, only: Callable[[str], None]) 
     fails(tree, "mid_block.resnets.0.conv1.bias.*not finite")
 
 
+@pytest.mark.parametrize(
+    "change, words",
+    [
+        (lambda t: t.pop("conv_in.bias"), "lack the key conv_in.bias.*UNet2DConditionModel needs it"),
+        (lambda t: t.update({"conv_in.bias": t["conv_in.bias"][:-1].clone()}), "conv_in.bias.*not the shape"),
+    ],
+)
+def test_a_unet_that_does_not_fit(tree: Path, only: Callable[[str], None], change: Any, words: str) -> None:
+    only("UNet")
+    path = tree / "sdxl-turbo/unet/diffusion_pytorch_model.fp16.safetensors"
+    tensors = load_file(path)
+    change(tensors)
+    rewrite(path, lambda target: save_file(tensors, target))
+    fails(tree, words)
+
+
+def test_weights_in_a_file_are_those_of_the_checkpoint(variant_a: Variant, tmp_path: Path) -> None:
+    from export.checkpoint import load_pretrained
+
+    folder = variant_a.models / "sdxl-turbo/unet"
+    mapped = Source.open(variant_a.models).load_unet(tmp_path).state_dict()
+    loaded = load_pretrained(folder, "UNet2DConditionModel", "fp16").state_dict()
+    assert mapped.keys() == loaded.keys()
+    assert all(torch.equal(mapped[key], loaded[key]) for key in loaded)
+    assert {tensor.dtype for tensor in mapped.values()} == {torch.float32}
+    assert len({tensor.untyped_storage().data_ptr() for tensor in mapped.values()}) == 1
+    assert list(tmp_path.iterdir()) == [], "the file has no name"
+
+
 def test_another_scheduler(tree: Path) -> None:
     path = tree / "sdxl-turbo/scheduler/scheduler_config.json"
     config = {**json.loads(path.read_text()), "_class_name": "DDIMScheduler"}
@@ -276,12 +305,12 @@ def test_hyperparameters_become_settings(variant_a: Variant, variant_b: Variant,
     assert settings.ages is None and settings.text_encoders
 
 
-def test_lora_behind_a_switch_and_merged_are_the_same(variant_a: Variant) -> None:
+def test_lora_behind_a_switch_and_merged_are_the_same(variant_a: Variant, tmp_path: Path) -> None:
     from export.cradle2cane import graphs, lora
 
     source = Source.open(variant_a.models)
     pairs = source.load_lora()
-    switched, merged, plain = (source.load_unet() for _ in range(3))
+    switched, merged, plain = (source.load_unet(tmp_path) for _ in range(3))
     switch = lora.make_switched(switched, pairs)
     lora.merge(merged, pairs)
     make = {

@@ -12,6 +12,7 @@ import pytest
 from agesdk.backends import run_batched
 from agesdk.diffusion.schedule import make_schedule
 from agesdk.lifespan_method import adaptive_strength
+from agesdk.lifespan_passes import face_token_inputs
 from agesdk.lifespan_run import Overrides, resolve
 from agesdk.timing import Stopwatch
 from tests.lifespan_reference import CASES, Prepared, Variant
@@ -95,7 +96,7 @@ def test_pictures_and_identity_tokens(
 def test_face_token_from_the_published_first_picture(variant: Variant, prepared: Prepared, case: str) -> None:
     golden = variant.case(case)
     ager, person = prepared(variant, str(golden["image"]))
-    inputs = ager._face_token_inputs(person, [golden["aged_image"][None]], 1, Stopwatch())
+    inputs = face_token_inputs(ager.model, person, [golden["aged_image"][None]], 1, Stopwatch())
     assert inputs is not None
     np.testing.assert_allclose(inputs[0], golden["face_project_input"][0], atol=CLOSE, rtol=0)
     token = ager.model.face_tokens(inputs)[0]
@@ -140,7 +141,7 @@ def test_second_pass_alone_is_within_the_libraries_own_spread(variant: Variant, 
     )
     wanted = golden["latents_end_pass2"] * scale
     np.testing.assert_allclose(ager.model.to_host(latents), wanted, atol=CLOSE, rtol=0)
-    assert_pictures_agree(ager.model.decode(latents)[0], golden["final_image"])
+    assert_pictures_agree(ager.model.to_host(ager.model.decode(latents))[0], golden["final_image"])
 
 
 def test_arcface_hidden_state(variant: Variant) -> None:
