@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import importlib.util
-import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -19,6 +18,7 @@ from tqdm import tqdm
 from agesdk.bundle import Bundle
 from agesdk.errors import UsageError
 from agesdk.precision import PRECISIONS, choose
+from benchmarks.quality.metrics import psnr
 from benchmarks.quality.packages import cache_folder
 from benchmarks.speed import lifespan_case, memory, zone_case
 from benchmarks.speed.contenders import Contender, race
@@ -53,14 +53,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="PEER",
         help=f"{', '.join(PACKAGE_OF_PEER)}; may be repeated (default: all of diffusers that the method has)",
     )
-    parser.add_argument("--precision", default="fp32", choices=PRECISIONS, help="of agesdk (default: %(default)s)")
     parser.add_argument(
-        "--checkpoint", type=Path, metavar="FOLDER", help="made by benchmarks.fullsize (default: made in the cache)"
+        "--precision", default="fp32", choices=PRECISIONS, help="of agesdk (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--checkpoint",
+        type=Path,
+        metavar="FOLDER",
+        help="made by benchmarks.fullsize (default: made in the cache)",
     )
     parser.add_argument(
         "--bundle", type=Path, metavar="FOLDER", help="exported from it (default: exported into the cache)"
     )
-    parser.add_argument("--clip-vocab", type=Path, metavar="FILE", help="for making a checkpoint of full size")
+    parser.add_argument(
+        "--clip-vocab", type=Path, metavar="FILE", help="for making a checkpoint of full size"
+    )
     parser.add_argument("--steps", type=int, metavar="N", help="of the schedule (default: the bundle's)")
     add_runtime_arguments(parser)
     add_output_arguments(parser)
@@ -77,9 +84,13 @@ def run(arguments: argparse.Namespace) -> int:
     peers = _checked_peers(arguments.peer or case.DEFAULT_PEERS, case.PEERS)
     memory.check_fits(case.SIZES[arguments.size], f"Comparing at the size {arguments.size}")
     check_output(arguments)
-    checkpoint, folder = case.models(arguments, cache_folder() / "compare" / arguments.method / arguments.size)
+    checkpoint, folder = case.models(
+        arguments, cache_folder() / "compare" / arguments.method / arguments.size
+    )
     bundle = Bundle.open(folder)
-    check_goldens(choose(bundle, arguments.precision, "onnxruntime", "cpu"), "onnxruntime", "cpu", arguments.threads)
+    check_goldens(
+        choose(bundle, arguments.precision, "onnxruntime", "cpu"), "onnxruntime", "cpu", arguments.threads
+    )
     job = case.job(bundle, checkpoint, arguments)
     recorder = Recorder("compare", tuple(arguments.words), bundle)
     recorder.settings.update(
@@ -96,17 +107,11 @@ def run(arguments: argparse.Namespace) -> int:
             ours, theirs = race(
                 [own, other], arguments.repeat, arguments.threads, recorder, bar.update, {"peer": peer}
             )
-            recorder.add("PSNR", "dB", *(_finite(psnr(a, b)) for a, b in zip(ours, theirs)), peer=peer)
+            recorder.add("PSNR", "dB", *(psnr(a, b) for a, b in zip(ours, theirs)), peer=peer)
     publish(
         recorder.finish(), arguments, f"compare-{arguments.method}-{arguments.size}-{arguments.precision}"
     )
     return 0
-
-
-def psnr(a: np.ndarray, b: np.ndarray) -> float:
-    """Peak signal-to-noise ratio of two uint8 pictures in dB; infinite if they are the same."""
-    error = float(np.mean((a.astype(np.float64) - b) ** 2))
-    return math.inf if error == 0.0 else 10.0 * math.log10(255.0**2 / error)
 
 
 def tables(record: Record) -> list[Table]:
@@ -192,11 +197,8 @@ def _checked_peers(wanted: Sequence[str], known: Sequence[str]) -> list[str]:
         if importlib.util.find_spec(package) is None:
             extra = EXTRA_OF_PACKAGE[package]
             raise UsageError(
-                f"The peer {peer} needs {package}, which is not installed", "", f'pip install "agesdk[{extra}]"'
+                f"The peer {peer} needs {package}, which is not installed",
+                "",
+                f'pip install "agesdk[{extra}]"',
             )
     return peers
-
-
-def _finite(value: float) -> float:
-    """JSON has no infinity; 8-bit pictures that differ at all are below 100 dB."""
-    return min(value, 100.0)

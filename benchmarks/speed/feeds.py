@@ -16,7 +16,9 @@ def random_feeds(engine: Engine, batch: int | None = None) -> dict[str, np.ndarr
     feeds = {}
     for spec in engine.inputs:
         shape = [
-            axis if isinstance(axis, int) else (batch if axis == "batch" and batch else engine.profile[axis][1])
+            axis
+            if isinstance(axis, int)
+            else (batch if axis == "batch" and batch else engine.profile[axis][1])
             for axis in spec.shape
         ]
         dtype = np.dtype(spec.dtype)

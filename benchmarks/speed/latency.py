@@ -61,7 +61,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--batch", type=int, metavar="N", help="largest batch (default: the bundle's)")
     parser.add_argument("--zones", type=int, metavar="N", help="only the first N zones")
     parser.add_argument("--steps", type=int, metavar="N", help="of the schedule (default: the bundle's)")
-    parser.add_argument("--warmup", type=int, default=1, metavar="N", help="runs before those that count, the first included (default: 1)")
+    parser.add_argument(
+        "--warmup",
+        type=int,
+        default=1,
+        metavar="N",
+        help="runs before those that count, the first included (default: 1)",
+    )
     add_runtime_arguments(parser)
     add_output_arguments(parser)
 
@@ -229,8 +235,9 @@ def _stage_table(record: Record) -> Table:
 def _network_row(record: Record, component: str) -> tuple[str, ...]:
     warm = record.of("network", component=component, run="warm")
     first = record.of("network", component=component, run="first")
-    rows, work = record.of("rows", component=component, run="warm"), record.of(
-        "work of one row", component=component
+    rows, work = (
+        record.of("rows", component=component, run="warm"),
+        record.of("work of one row", component=component),
     )
     speed = ""
     if warm and rows and work:

@@ -21,7 +21,9 @@ class OpenVinoEngine:
             import openvino
         except ImportError:
             raise UsageError(
-                "OpenVINO is not installed", "it is a peer, not a part of agesdk", 'pip install "agesdk[peers]"'
+                "OpenVINO is not installed",
+                "it is a peer, not a part of agesdk",
+                'pip install "agesdk[peers]"',
             ) from None
         self._component = bundle.component(component)
         self.name, self.profile = component, self._component.profile

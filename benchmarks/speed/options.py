@@ -12,7 +12,9 @@ from agesdk.manifest import SETTINGS_OF_KIND
 
 def add_runtime_arguments(parser: argparse.ArgumentParser) -> None:
     """``--threads`` and ``--repeat``."""
-    parser.add_argument("--threads", type=int, default=1, metavar="N", help="CPU threads (default: %(default)s)")
+    parser.add_argument(
+        "--threads", type=int, default=1, metavar="N", help="CPU threads (default: %(default)s)"
+    )
     parser.add_argument("--repeat", type=int, default=10, metavar="N", help="samples (default: %(default)s)")
 
 

@@ -46,7 +46,11 @@ class Renderer(Protocol):
 def add_output_arguments(parser: argparse.ArgumentParser) -> None:
     """``--out``, ``--name`` and ``--json``."""
     parser.add_argument(
-        "--out", type=Path, default=OUT, metavar="FOLDER", help="for the record and its plot (default: %(default)s)"
+        "--out",
+        type=Path,
+        default=OUT,
+        metavar="FOLDER",
+        help="for the record and its plot (default: %(default)s)",
     )
     parser.add_argument("--name", metavar="NAME", help="of both files (default: the command and its subject)")
     parser.add_argument("--json", action="store_true", help="print the record as JSON instead of tables")

@@ -24,9 +24,7 @@ def add_startup(recorder: Recorder, bundle: Bundle, threads: int, repeat: int = 
     importing torch and diffusers; alternately, without the start of the interpreter."""
     limit_threads(threads)
     programs = {IMPORT: IMPORT, "import agesdk and load": _LOAD[bundle.manifest.kind]}
-    programs = {
-        name: text.format(path=str(bundle.path), threads=threads) for name, text in programs.items()
-    }
+    programs = {name: text.format(path=str(bundle.path), threads=threads) for name, text in programs.items()}
     if all(importlib.util.find_spec(name) for name in ("torch", "diffusers")):
         programs[PEER] = PEER
     for _ in range(repeat):

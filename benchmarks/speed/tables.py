@@ -64,7 +64,9 @@ def provenance(record: Record) -> str:
         parts.append(f"load {' → '.join(f'{value:g}' for value in machine.load)}")
     parts.append(", ".join(f"{name} {version}" for name, version in record.versions.items()))
     if record.bundle is not None:
-        parts.append(f"bundle {record.bundle.name} {record.bundle.version}, {record.bundle.manifest_sha256[:12]}")
+        parts.append(
+            f"bundle {record.bundle.name} {record.bundle.version}, {record.bundle.manifest_sha256[:12]}"
+        )
     return "; ".join([*parts, record.created])
 
 

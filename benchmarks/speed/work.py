@@ -54,7 +54,10 @@ def count_work(bundle: Bundle, component: str, feeds: Mapping[str, np.ndarray]) 
     for event in events:
         arguments = event.get("args", {})
         if event.get("name", "").endswith("_kernel_time") and arguments.get("op_name") in _PRODUCTS:
-            inputs, output = _shapes(arguments["input_type_shape"]), _shapes(arguments["output_type_shape"])[0]
+            inputs, output = (
+                _shapes(arguments["input_type_shape"]),
+                _shapes(arguments["output_type_shape"])[0],
+            )
             flop += 2 * math.prod(output) * _depth(arguments["op_name"], inputs, output)
             size += 4 * sum(math.prod(shape) for shape in (*inputs, output))
     return Work(flop, size)

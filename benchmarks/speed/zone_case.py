@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import multiprocessing
-import subprocess
 import sys
 from pathlib import Path
 
@@ -15,6 +14,7 @@ from agesdk.faces.analyzer import FaceAnalyzer, select_face
 from agesdk.imaging import Picture
 from agesdk.zone_prepared import take_crops
 from benchmarks import fullsize
+from benchmarks.speed.models import export_bundle
 from benchmarks.speed.photos import portrait
 from benchmarks.speed.zone_contenders import ZoneJob, draw_noise
 
@@ -40,12 +40,7 @@ def models(arguments: argparse.Namespace, folder: Path) -> tuple[Path, Path]:
         size: fullsize.Size = "sd15" if arguments.size == "sd15" else "tiny"
         fullsize.write_checkpoint(size, checkpoint, arguments.clip_vocab)
     if not bundle.exists():
-        print(f"exporting it to {bundle}", file=sys.stderr)
-        command = [sys.executable, "-m", "export", "ldla", str(checkpoint), str(bundle)]
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
-        if done.returncode != 0:
-            lines = done.stderr.strip().splitlines() or [""]
-            raise UsageError(f"{checkpoint} can not be exported", lines[-1])
+        export_bundle("ldla", checkpoint, bundle)
     return checkpoint, bundle
 
 
@@ -81,4 +76,6 @@ def job(bundle: Bundle, checkpoint: Path, arguments: argparse.Namespace) -> Zone
 
 def describe(job: ZoneJob) -> str:
     """What is done, for the table's title."""
-    return f"{len(job.targets)} zones, {int(job.steps * job.strength)} steps each, from photograph to photograph"
+    return (
+        f"{len(job.targets)} zones, {int(job.steps * job.strength)} steps each, from photograph to photograph"
+    )

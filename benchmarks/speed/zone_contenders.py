@@ -111,7 +111,7 @@ def _with_diffusers(job: ZoneJob, batched: bool) -> Work:
     torch.set_num_threads(job.threads)
     pipeline: Any = StableDiffusionImg2ImgPipeline.from_pretrained(
         job.checkpoint,
-        torch_dtype=torch.float32,
+        dtype=torch.float32,
         safety_checker=None,
         feature_extractor=None,
         requires_safety_checker=False,
