@@ -1,7 +1,7 @@
 """``python -m benchmarks latency BUNDLE``: where the time of a run goes, the first and the later ones.
 
-Stages are those of ``result.timings``; networks are told apart from the rest by timing every run of an engine,
-so each denoising step is a sample. The goldens are checked before anything is timed.
+Stages are those of ``result.timings``; networks are told apart from the rest by timing every run of an
+engine, so each denoising step is a sample. The goldens are checked before anything is timed.
 """
 
 from __future__ import annotations

@@ -18,8 +18,8 @@ PEERS = ("diffusers",)
 DEFAULT_PEERS = PEERS
 
 SIZES = {"tiny": 2.5e9, "sdxl": 46.0e9}
-"""Bytes of memory that agesdk and the peer take together. The peer holds two UNets of 10.3 GB in float32, with
-and without LoRA, as the published script does; agesdk one."""
+"""Bytes of memory that agesdk and the peer take together. The peer holds two UNets of 10.3 GB in float32,
+with and without LoRA, as the published script does; agesdk one."""
 
 SOURCE_AGE, TARGET_AGE, GENDER, SEED = 30, 70, "female", 5
 

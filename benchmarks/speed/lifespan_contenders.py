@@ -1,5 +1,5 @@
-"""Lifespan aging done by agesdk and by the published two passes written plainly on diffusers; every factory gets
-a `LifespanJob`."""
+"""Lifespan aging done by agesdk and by the published two passes written plainly on diffusers; every factory
+gets a `LifespanJob`."""
 
 from __future__ import annotations
 

@@ -21,8 +21,10 @@ from agesdk.errors import UsageError
 
 SCHEMA_VERSION = 1
 
-PACKAGES = ("agesdk", "numpy", "opencv-python-headless", "onnxruntime", "torch", "diffusers", "transformers")
-PACKAGES += ("onnx", "openvino", "tensorrt", "tensorrt-rtx")
+PACKAGES = (
+    *("agesdk", "numpy", "opencv-python-headless", "onnxruntime", "torch", "diffusers", "transformers"),
+    *("onnx", "openvino", "tensorrt", "tensorrt-rtx"),
+)
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
 """Zone aging done by agesdk, by diffusers zone by zone and batched, and by OpenVINO on agesdk's graphs.
 
-Every factory gets a `ZoneJob` and returns the work: the same picture, face, zones, prompts and noise, from the
-photograph to the photograph with all zones pasted; what it gives back are the crops that the model made.
+Every factory gets a `ZoneJob` and returns the work: the same picture, face, zones, prompts and noise, from
+the photograph to the photograph with all zones pasted; what it gives back are the crops that the model made.
 """
 
 from __future__ import annotations
