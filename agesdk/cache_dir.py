@@ -7,6 +7,10 @@ from pathlib import Path
 
 from agesdk.errors import OutputError
 
+DEFAULT_LIMIT = 30 * 10**9
+"""Bytes of engines, and as much of optimised graphs: a few bundles of SDXL size (5 GB a UNet) on one or two
+GPUs."""
+
 
 def cache_root() -> Path:
     """The user's cache folder of agesdk: ``AGESDK_CACHE``, or the platform's usual place. Not created."""

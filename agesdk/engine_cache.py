@@ -36,8 +36,6 @@ from agesdk.manifest import TensorSpec
 from agesdk.strict_json import Invalid
 
 SIDECAR_SCHEMA = 1
-DEFAULT_LIMIT = 30 * 10**9
-"""Bytes that a cache may hold: a few bundles of SDXL size (5 GB an engine) for one or two GPUs."""
 
 _LOCK = ".lock"
 _JIT_SUFFIX = ".jit"
@@ -149,12 +147,12 @@ class EngineCache:
             raise BackendError(
                 what, f"none has been built in {self.folder}", f"Run `{build_command(request)}`"
             )
-        nearest = min(related, key=lambda entry: len(differences(entry.record.key, request)))
-        changed = differences(nearest.record.key, request)
+        nearest = min(related, key=lambda entry: len(_changes(entry.record, request)))
+        changed = _changes(nearest.record, request)
         if changed:
             raise BackendError(
                 what,
-                "; ".join(str(difference) for difference in changed),
+                "; ".join(changed),
                 f"Run `{build_command(request, nearest.record.key)}`",
             )
         return nearest
@@ -333,6 +331,14 @@ class CacheWriter:
                     path.unlink()
 
 
+def _changes(record: EngineRecord, request: EngineRequest) -> list[str]:
+    """What keeps an engine from being used; a graph of another precision is named as such."""
+    changed = [str(difference) for difference in differences(record.key, request)]
+    if changed and record.precision != request.precision:
+        changed.insert(0, f"precision {record.precision} → {request.precision}")
+    return changed
+
+
 def build_command(request: EngineRequest, built: EngineKey | None = None) -> str:
     """The command that builds what is asked for, in the way `built` was."""
     known = request.compute_capability in AHEAD_OF_TIME
@@ -340,7 +346,7 @@ def build_command(request: EngineRequest, built: EngineKey | None = None) -> str
     compute_capability = request.compute_capability.replace(".", "")
     target = f"rtx:{compute_capability}" if ahead else f"local:{request.runtime}"
     words = ["python -m engines build", shlex.quote(str(request.bundle_path)), "--target", target]
-    words += ["--component", request.component]
+    words += ["--component", request.component, "--precision", request.precision]
     for profile in request.profiles or ():
         if profile != request.bundle_profile:
             words += ["--profile", show_profile(profile)]

@@ -74,8 +74,8 @@ class EngineRequest:
 
     Attributes
     ----------
-    bundle_path, bundle, component:
-        Where the bundle lies, its name in the manifest, and the component.
+    bundle_path, bundle, component, precision:
+        Where the bundle lies, its name in the manifest, the component, and which of its graphs.
     compute_capability, gpu, driver:
         Those of the device.
     profiles, optimization_level:
@@ -85,6 +85,7 @@ class EngineRequest:
     bundle_path: Path
     bundle: str
     component: str
+    precision: str
     graph: str
     bundle_profile: Profile
     runtime: RuntimeName

@@ -56,7 +56,7 @@ class LifespanAger:
         cls,
         bundle: Bundle | str | os.PathLike[str],
         backend: str = "onnxruntime",
-        provider: str = "cpu",
+        provider: str | None = None,
         threads: int | None = None,
         text: Literal["tables", "graphs"] | None = None,
         low_memory: bool = False,

@@ -54,7 +54,7 @@ class LifespanModel:
         cls,
         bundle: Bundle | str | os.PathLike[str],
         backend: str = "onnxruntime",
-        provider: str = "cpu",
+        provider: str | None = None,
         threads: int | None = None,
         text: Literal["tables", "graphs"] | None = None,
         precision: str = "auto",
@@ -78,7 +78,7 @@ class LifespanModel:
         w]."""
         outputs = self.engines.checked(
             "vae_encoder",
-            lambda engine: _see(engine, images),
+            lambda engine: run_batched(engine, {"image": images}),
             lambda outputs: all_finite(*outputs.values()),
         )
         return outputs["mean"], outputs["std"]
@@ -86,7 +86,7 @@ class LifespanModel:
     def face_features(self, images: Tensor) -> dict[str, np.ndarray]:
         """ArcFace of uint8 [B, S, S, 3], on the host or as `decode` returns them: embedding float32 [B, 512],
         and hidden_state [B, 25088] if the bundle projects that."""
-        return _see(self.engine("face_encoder"), images)
+        return run_batched(self.engine("face_encoder"), {"image": images})
 
     def clip_features(self, images: np.ndarray, pixel_range: ClipPixelRange) -> np.ndarray:
         """CLIP of uint8 [B, S, S, 3]: float32 [B, P], not normalised."""
@@ -206,6 +206,8 @@ class LifespanModel:
             names += ["clip_image_encoder", "clip_projection"]
         if self.settings.text_encoders:
             names += ["text_encoder", "text_encoder_2"]
+            if self.settings.rotate_clip is not None:
+                names.append("clip_text_encoder")
         return names
 
     def _make_prompts(self, text: Literal["tables", "graphs"] | None) -> Prompts:
@@ -215,12 +217,6 @@ class LifespanModel:
         if text == "tables" and not has_tables:
             raise BundleError(f"{self.bundle.path} has no prompt tables", fix="Export it with --text both")
         if text == "graphs" or not has_tables:
-            return PromptEncoders(self.bundle, self.engine)
+            # Not `self.engine`: a cycle would keep gigabytes until the garbage collector comes by.
+            return PromptEncoders(self.bundle, self.engines.__getitem__)
         return PromptTables(self.bundle, self.settings)
-
-
-def _see(engine: Engine, images: Tensor) -> dict[str, np.ndarray]:
-    """A component's outputs for pictures, on the host."""
-    if isinstance(images, np.ndarray):
-        return run_batched(engine, {"image": images})
-    return {key: engine.to_host(tensor) for key, tensor in engine.run({"image": images}).items()}

@@ -259,15 +259,19 @@ Curve: TypeAlias = tuple[tuple[float, float], ...]
 """A monotone piecewise-linear function: (x, y) with x strictly increasing and y not decreasing."""
 
 
+PASTE_SETTINGS = ("blur_sigma", "detail_sigma", "chroma", "amplitude")
+"""Settings of conditioned mode that a checkpoint states and a bundle takes over."""
+
+
 @dataclass(frozen=True)
 class ZoneAgingSettings:
     """Everything the zone-aging runtime needs to know beside the graphs.
 
     ``blur_sigma`` is in crop pixels. ``detail_sigma`` (crop pixels, 0 is off) and ``chroma`` (0..1) confine
     what is pasted to detail: shading coarser than ``detail_sigma`` stays the source's, and changes of hue are
-    scaled by ``chroma``; a wrinkle is a fine change of lightness. ``calibration[zone]`` maps a wanted target
-    in 0..1 to the score fed to the model, ``score_calibration[zone]`` the output of ScoreNet to a score in
-    0..1; an absent zone means identity.
+    scaled by ``chroma``; a wrinkle is a fine change of lightness. ``amplitude`` (0..1) scales what is pasted
+    where a score rises. ``calibration[zone]`` maps a wanted target in 0..1 to the score fed to the model,
+    ``score_calibration[zone]`` the output of ScoreNet to a score in 0..1; an absent zone means identity.
     """
 
     mode: Literal["plain", "conditioned"]
@@ -282,6 +286,7 @@ class ZoneAgingSettings:
     blur_sigma: float = 7.0
     detail_sigma: float = 0.0
     chroma: float = 1.0
+    amplitude: float = 1.0
     calibration: dict[str, Curve] = field(default_factory=dict)
     score_calibration: dict[str, Curve] = field(default_factory=dict)
     refiner: RefinerSettings | None = None
@@ -295,6 +300,7 @@ class ZoneAgingSettings:
         _in_range("blur_sigma", self.blur_sigma, 0.0, 64.0)
         _in_range("detail_sigma", self.detail_sigma, 0.0, 64.0)
         _in_range("chroma", self.chroma, 0.0, 1.0)
+        _in_range("amplitude", self.amplitude, 0.0, 1.0)
         _check_names(self.zones, "zones", allow_empty=False)
         if isinstance(self.condition, LearnedCondition):
             for zone in self.zones:

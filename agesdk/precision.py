@@ -11,7 +11,7 @@ import importlib
 import logging
 import platform
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TypeVar
 
@@ -30,8 +30,14 @@ _T = TypeVar("_T")
 _log = logging.getLogger(__name__)
 
 
-def choose(bundle: Bundle, precision: str, backend: str, provider: str) -> Bundle:
-    """The bundle with every component in the precision that shall run.
+def choose(
+    bundle: Bundle,
+    precision: str,
+    backend: str,
+    provider: str | None = None,
+    names: Sequence[str] | None = None,
+) -> Bundle:
+    """The bundle with its components in the precision that shall run.
 
     Parameters
     ----------
@@ -40,12 +46,17 @@ def choose(bundle: Bundle, precision: str, backend: str, provider: str) -> Bundl
         processor has 8-bit dot products. Any other takes that precision of every component that has it, and
         the component's own of the rest.
 
+    backend, provider:
+        See `agesdk.backends.load_engine`.
+    names:
+        The components that are chosen for, the others stay; None: all.
+
     Raises
     ------
     UsageError
         No such precision.
     BundleError
-        No component has it; or, for fp32, one lacks it.
+        No component has it; or, for fp32, one lacks it; or the bundle has no such component.
     """
     if precision not in PRECISIONS:
         raise UsageError(
@@ -53,9 +64,9 @@ def choose(bundle: Bundle, precision: str, backend: str, provider: str) -> Bundl
             f"There are {listed(PRECISIONS)}.",
             did_you_mean(precision, PRECISIONS),
         )
-    components = bundle.manifest.components
+    components = {name: bundle.component(name) for name in names or bundle.manifest.components}
     if precision == "auto":
-        on_cpu = backend == "onnxruntime" and provider == "cpu"
+        on_cpu = backend == "onnxruntime" and provider in (None, "cpu")
         device = "cpu" if on_cpu else "gpu"
         if on_cpu and not has_int8_dot_products():
             return bundle

@@ -15,11 +15,12 @@ from functools import cached_property
 
 import numpy as np
 
-from agesdk.bundle import Bundle
+from agesdk.bundle import Bundle, ZoneAgingSettings
 from agesdk.errors import TargetError, UsageError
 from agesdk.faces.analyzer import FaceAnalyzer, select_face
 from agesdk.faces.paste import (
     add_change,
+    change_share,
     confine_to_detail,
     finest_detail,
     matched_change,
@@ -59,7 +60,7 @@ class ZoneAger:
         cls,
         bundle: Bundle | str | os.PathLike[str] | None = None,
         backend: str = "onnxruntime",
-        provider: str = "cpu",
+        provider: str | None = None,
         threads: int | None = None,
         precision: str = "auto",
     ) -> ZoneAger:
@@ -255,24 +256,25 @@ class ZoneAger:
             made = self.model.decode(aged)
         with watch.stage("paste"):
             for crop, result, drop in zip(crops, made, drops):
-                _paste(picture, crop, result, drop, settings.detail_sigma, settings.chroma)
+                _paste(picture, crop, result, drop, settings)
         ticker.advance(len(crops))
         return made
 
 
 def _paste(
-    picture: np.ndarray, crop: ZoneCrop, result: np.ndarray, drop: float, detail_sigma: float, chroma: float
+    picture: np.ndarray, crop: ZoneCrop, result: np.ndarray, drop: float, settings: ZoneAgingSettings
 ) -> None:
     """Put what the model made of a crop into the picture, in place."""
     mask = crop.paste_mask
     if crop.round_trip is not None:
         difference = result.astype(np.float32) - crop.round_trip
-        if detail_sigma > 0.0:
+        if settings.detail_sigma > 0.0:
             difference += finest_detail(crop.pixels, crop.round_trip, drop)
     else:
         difference = matched_change(result, crop.pixels, mask)
         difference += missing_grain(result, crop.pixels, mask, seed=ZONES.index(crop.zone))
-    difference = confine_to_detail(difference, crop.pixels, mask, detail_sigma, chroma)
+    difference = confine_to_detail(difference, crop.pixels, mask, settings.detail_sigma, settings.chroma)
+    difference *= change_share(drop, settings.amplitude)
     add_change(picture, difference, mask, crop.transform)
 
 

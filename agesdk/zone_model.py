@@ -8,7 +8,8 @@ from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
-from agesdk.backends import Engine, load_engine, run_batched
+from agesdk.backends import Engine, Tensor, load_engine, run_batched
+from agesdk.backends.base import batch_slices
 from agesdk.bundle import Bundle, LearnedCondition, ZoneAgingSettings
 from agesdk.diffusion.conditioning import make_conditioning
 from agesdk.diffusion.denoiser import denoise
@@ -58,7 +59,7 @@ class ZoneModel:
         cls,
         bundle: Bundle | str | os.PathLike[str] | None = None,
         backend: str = "onnxruntime",
-        provider: str = "cpu",
+        provider: str | None = None,
         threads: int | None = None,
         precision: str = "auto",
     ) -> ZoneModel:
@@ -77,8 +78,8 @@ class ZoneModel:
         )
         return outputs["mean"], outputs["std"]
 
-    def decode(self, latents: np.ndarray) -> np.ndarray:
-        """float32 [B, C, h, w] to uint8 [B, H, W, 3]."""
+    def decode(self, latents: Tensor) -> np.ndarray:
+        """float32 [B, C, h, w], on the host or as `denoise` returns them, to uint8 [B, H, W, 3]."""
         return self.engines.decoded(lambda engine: run_batched(engine, {"latents": latents})["image"])
 
     def scores(self, latents: np.ndarray, kinds: Sequence[str]) -> list[float]:
@@ -103,7 +104,7 @@ class ZoneModel:
         ethnicity: str | None = None,
         extra: Mapping[str, np.ndarray] | None = None,
         on_step: Callable[[int], None] | None = None,
-    ) -> np.ndarray:
+    ) -> Tensor:
         """Latents of zones moved to scores; arrays as in `agesdk.diffusion.denoiser.denoise`."""
         condition = self.conditioning.full(kinds, condition_scores, ethnicity)
         null = self.conditioning.null(kinds) if guidance_scale > 1.0 else None
@@ -122,17 +123,28 @@ class ZoneModel:
         guidance_scale: float,
         extra: Mapping[str, np.ndarray] | None = None,
         on_step: Callable[[int], None] | None = None,
-    ) -> np.ndarray:
-        """`agesdk.diffusion.denoiser.denoise` with one of the bundle's denoisers; the result is finite."""
+    ) -> Tensor:
+        """`agesdk.diffusion.denoiser.denoise` with one of the bundle's denoisers.
 
-        def run(engine: Engine) -> np.ndarray:
+        The result is finite, and on the host if the decoder does not take all of it at once.
+        """
+
+        def run(engine: Engine) -> Tensor:
             nonlocal on_step
             report, on_step = on_step, None  # what is repeated in fp32 is not reported twice
             return denoise(
                 engine, schedule, latents, noise, condition, null_condition, guidance_scale, extra, report
             )
 
-        return self.engines.checked(component, run, all_finite)
+        def is_sound(made: Tensor) -> bool:
+            # float32 does not overflow here, and to look would cost a copy from the device.
+            exact = self.engines.bundle.component(component).precision == "fp32"
+            on_device = not isinstance(made, np.ndarray)
+            return (exact and on_device) or all_finite(self.engines[component].to_host(made))
+
+        made = self.engines.checked(component, run, is_sound)
+        whole = len(batch_slices(self.engines["vae_decoder"], len(latents))) == 1
+        return made if whole else self.engines[component].to_host(made)
 
     def noise_shape(self, schedule: Schedule) -> tuple[int, int, int, int]:
         """Shape [N, C, h, w] of one zone's noise.

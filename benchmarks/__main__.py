@@ -14,8 +14,7 @@ from agesdk.errors import AgeSDKError
 
 @dataclass(frozen=True)
 class Command:
-    """A subcommand: `module` has ``add_arguments(parser)`` and ``run(arguments) -> int``, and light imports
-    only."""
+    """A subcommand: `module` has ``add_arguments(parser)`` and ``run(arguments) -> int``."""
 
     module: str
     summary: str
@@ -70,13 +69,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         0 when the measurement was made, 1 when it was interrupted, 2 with one line on stderr when it could
         not be made.
     """
+    words = list(sys.argv[1:] if argv is None else argv)
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description="Measure agesdk.")
     parser.add_argument("--verbose", action="store_true", help="log what is being done")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     for name, command in COMMANDS.items():
         sub = commands.add_parser(name, help=command.summary, description=_capitalised(command.summary) + ".")
-        importlib.import_module(command.module).add_arguments(sub)
-    words = sys.argv[1:] if argv is None else list(argv)
+        if name in words:
+            importlib.import_module(command.module).add_arguments(sub)
     arguments = parser.parse_args(words)
     arguments.words = words
     logging.basicConfig(

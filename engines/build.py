@@ -18,11 +18,14 @@ from typing import get_args
 from agesdk import __version__
 from agesdk.backends import cuda
 from agesdk.backends.trt_library import import_library
+from agesdk.backends.trt_plan import refuse_int8
 from agesdk.bundle import Bundle, embedded_bundle
-from agesdk.engine_cache import DEFAULT_LIMIT, CacheEntry, CacheWriter, EngineCache, EngineRecord
+from agesdk.cache_dir import DEFAULT_LIMIT
+from agesdk.engine_cache import CacheEntry, CacheWriter, EngineCache, EngineRecord
 from agesdk.engine_key import EngineKey, RuntimeName, graph_hash, host_platform
 from agesdk.errors import AgeSDKError, BackendError, UsageError
 from agesdk.manifest import SETTINGS_OF_KIND, Component
+from agesdk.precision import PRECISIONS, choose
 
 from .compile import DEFAULT_OPTIMIZATION_LEVEL, Compiled, CompileJob
 from .memory import available, check_fits
@@ -47,7 +50,8 @@ class Task:
 
     @property
     def title(self) -> str:
-        return f"{self.component.name} for {' and '.join(self.key.compute_capabilities)}"
+        target = " and ".join(self.key.compute_capabilities)
+        return f"{self.component.name} in {self.component.precision} for {target}"
 
 
 def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -68,6 +72,12 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     )
     parser.add_argument(
         "--component", action="append", metavar="NAME", help="only this component; may be repeated"
+    )
+    parser.add_argument(
+        "--precision",
+        choices=PRECISIONS,
+        default="auto",
+        help="of the bundle's graphs (default: what it prefers on GPUs, as running it takes)",
     )
     parser.add_argument(
         "--profile",
@@ -100,6 +110,7 @@ def run(arguments: argparse.Namespace) -> int:
         arguments.component,
         [parse_profile(text) for text in arguments.profile],
         arguments.optimization_level,
+        arguments.precision,
     )
     cache = EngineCache(arguments.cache)
     with cache.writing(
@@ -136,17 +147,21 @@ def plan(
     names: Sequence[str] | None,
     profiles: Sequence[dict[str, tuple[int, int, int]]],
     optimization_level: int = DEFAULT_OPTIMIZATION_LEVEL,
+    precision: str = "auto",
 ) -> list[Task]:
     """Every component for every target, with the keys their engines will have.
 
     Raises
     ------
     BundleError, UsageError
-        An unknown component or axis, or a size outside the manifest's range.
+        An unknown component or axis, a size outside the manifest's range, or a precision it does not carry.
     BackendError
-        The library is missing, or for ``local`` the GPU.
+        The library is missing, or for ``local`` the GPU; or a graph is int8.
     """
+    bundle = choose(bundle, precision, "tensorrt", names=names)
     components = [bundle.component(name) for name in names or bundle.manifest.components]
+    for component in components:
+        refuse_int8(component)
     check_axes(components, profiles)
     sizes = {entry.path: entry.size for entry in bundle.manifest.files}
     tasks = []

@@ -1,4 +1,4 @@
-"""``python -m engines clean``: remove engines by age, by size, or all of them."""
+"""``python -m engines clean``: remove engines and optimised graphs by age, by size, or all of them."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ import re
 import sys
 from pathlib import Path
 
-from agesdk.engine_cache import EngineCache
+from agesdk.backends import ort_cache
+from agesdk.engine_cache import CacheEntry, EngineCache
 from agesdk.errors import UsageError
 
 _BYTES = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
@@ -18,15 +19,20 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     """Add the command."""
     parser = subparsers.add_parser(
         "clean",
-        help="remove engines",
-        description="Remove engines, and what killed builds have left. Without an option only the latter.",
+        help="remove engines and optimised graphs",
+        description="Remove engines, what ONNX Runtime keeps of optimised graphs, and what killed processes "
+        "have left. Without an option only the latter.",
     )
-    parser.add_argument("--all", action="store_true", help="every engine")
-    parser.add_argument("--older-than", metavar="TIME", help="engines not used for so long: 12h, 30d, 8w")
+    parser.add_argument("--all", action="store_true", help="everything")
+    parser.add_argument("--older-than", metavar="TIME", help="what was not used for so long: 12h, 30d, 8w")
     parser.add_argument(
-        "--max-size", metavar="SIZE", help="the least recently used, until so much is left: 500M, 20G"
+        "--max-size",
+        metavar="SIZE",
+        help="the least recently used, until so much is left of engines, and of graphs: 500M, 20G",
     )
-    parser.add_argument("--cache", type=Path, metavar="FOLDER", help="engine cache (default: the user's)")
+    parser.add_argument(
+        "--cache", type=Path, metavar="FOLDER", help="only this engine cache (default: all of the user's)"
+    )
     parser.set_defaults(run=run)
 
 
@@ -34,18 +40,25 @@ def run(arguments: argparse.Namespace) -> int:
     """Remove, and say what."""
     limit = 0 if arguments.all else _parse_size(arguments.max_size)
     age = _parse_age(arguments.older_than)
-    cache = EngineCache(arguments.cache)
+    engines = _clean_engines(EngineCache(arguments.cache), limit, age)
+    for entry in engines:
+        print(f"removed {entry.record.file}")
+    print(f"{len(engines)} engines removed, {sum(entry.size for entry in engines) / 1e6:.1f} MB")
+    if arguments.cache is None:
+        graphs = ort_cache.clean(limit, age)
+        for graph in graphs:
+            print(f"removed {graph.path.name}")
+        print(f"{len(graphs)} optimised graphs removed, {sum(graph.size for graph in graphs) / 1e6:.1f} MB")
+    return 0
+
+
+def _clean_engines(cache: EngineCache, limit: int | None, age: float | None) -> list[CacheEntry]:
     if not cache.folder.is_dir():
-        print(f"{cache.folder} does not exist; there is nothing to remove")
-        return 0
+        return []
     with cache.writing(
         on_wait=lambda holder: print(f"Waiting for {holder}, which builds.", file=sys.stderr)
     ) as writer:
-        removed = writer.clean(limit, age)
-    for entry in removed:
-        print(f"removed {entry.record.file}")
-    print(f"{len(removed)} engines removed, {sum(entry.size for entry in removed) / 1e6:.1f} MB")
-    return 0
+        return writer.clean(limit, age)
 
 
 def _parse_size(text: str | None) -> int | None:

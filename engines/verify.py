@@ -1,8 +1,8 @@
 """``python -m engines verify BUNDLE``: run the goldens of a bundle on this device.
 
 The first thing to do on a new machine, after a driver or runtime was changed, or with a bundle of unknown
-origin: every component is run on its recorded input, in every precision that the bundle carries, and must
-give the recorded output within the bundle's tolerances.
+origin: every component is run on its recorded input and must give the recorded output within the bundle's
+tolerances.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from typing import Any
 from agesdk.backends import load_engine
 from agesdk.bundle import Bundle
 from agesdk.goldens import GoldenCheck, check_bundle
+from agesdk.precision import PRECISIONS, choose
 
 
 def register(subparsers: Any) -> None:
@@ -31,7 +32,12 @@ def register(subparsers: Any) -> None:
     )
     parser.add_argument("bundle", type=Path, metavar="BUNDLE", help="bundle folder")
     parser.add_argument("--backend", default="onnxruntime", help="default: %(default)s")
-    parser.add_argument("--provider", default="cpu", help="of the backend (default: %(default)s)")
+    parser.add_argument("--provider", help="of onnxruntime (default: cpu)")
+    parser.add_argument(
+        "--precision",
+        choices=PRECISIONS,
+        help="what to check (default: with onnxruntime all that the bundle carries, else auto: what runs)",
+    )
     parser.add_argument("--threads", type=int, metavar="N", help="CPU threads (default: all cores)")
     parser.add_argument("--json", action="store_true", help="one JSON object instead of the table")
     parser.set_defaults(run=run)
@@ -46,7 +52,11 @@ def run(arguments: argparse.Namespace) -> int:
         provider=arguments.provider,
         threads=arguments.threads,
     )
-    checks = check_bundle(bundle, load)
+    if arguments.precision is None and arguments.backend == "onnxruntime":
+        checks = check_bundle(bundle, load)
+    else:
+        chosen = choose(bundle, arguments.precision or "auto", arguments.backend, arguments.provider)
+        checks = check_bundle(chosen, load, every_precision=False)
     passed = all(check.passed for check in checks)
     if arguments.json:
         print(
@@ -56,8 +66,8 @@ def run(arguments: argparse.Namespace) -> int:
     for line in table(checks):
         print(line)
     failed = sorted({check.component for check in checks if not check.passed})
-    where = f"{bundle.path} on {arguments.backend}, {arguments.provider}"
-    print(f"{where}: " + (f"FAILED in {', '.join(failed)}" if failed else "passed"))
+    where = ", ".join(filter(None, (arguments.backend, arguments.provider)))
+    print(f"{bundle.path} on {where}: " + (f"FAILED in {', '.join(failed)}" if failed else "passed"))
     return 0 if passed else 1
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import onnx
 
-from agesdk.backends import Engine
+from agesdk.backends import Engine, load_engine
 from agesdk.backends.base import mix_guidance
 from agesdk.bundle import Bundle, Component, ZoneAgingSettings
 from agesdk.errors import UsageError
@@ -20,8 +21,7 @@ from agesdk.zone_model import ZoneModel
 from .calibration import Feeds, Sample, age_sample, psnr, read_sample, record
 from .convert import Converted, Options, float32_components, graph_name
 from .errors import ExportError
-from .int8 import Layer, Quantizer, leave_out
-from .onnx_export import MODEL_NAME
+from .int8 import Layer, Quantizer, leave_out, write
 
 if TYPE_CHECKING:
     from .bundle_writer import BundleWriter
@@ -104,15 +104,15 @@ def to_int8(
         mine = [layer for component, layer in kept if component == name]
         if not mine:
             continue
-        data = quantizers[name].quantized(mine).SerializeToString()
-        path = writer.component_folder(graph_name(name, "int8")) / MODEL_NAME
-        path.write_bytes(data)
-        ratio = time_ratio(source.component_path(name), path, feeds[name][0])
+        folder = writer.component_folder(graph_name(name, "int8"))
+        files = write(quantizers[name].quantized(mine), folder)
+        ratio = time_ratio(source.component_path(name), folder / files[0], feeds[name][0])
         good = reached >= options.min_psnr and ratio < LEAST_GAIN
-        made[name] = Converted((MODEL_NAME,), "cpu" if good else None)
+        made[name] = Converted(files, "cpu" if good else None)
         left = [layer for layer in quantizers[name].layers if layer not in mine]
         components[name] = {"time_ratio": round(ratio, 3), "layers": len(mine), "left_in_fp32": left}
-        logger.info("%s: %.2f of the float32 graph's time, %.1f MB", name, ratio, len(data) / 1e6)
+        size = sum((folder / file).stat().st_size for file in files) / 1e6
+        logger.info("%s: %.2f of the float32 graph's time, %.1f MB", name, ratio, size)
     if not made:
         raise ExportError("No layer can be quantised", "each alone costs more than the wanted PSNR allows")
     measured = {
@@ -164,14 +164,12 @@ class _Trial:
         return age_sample(ZoneModel(self._source, load), sample)
 
     def _open(self, component: Component, layers: tuple[str, ...]) -> Engine:
-        if component.name not in self._quantizers:
-            from agesdk.backends import load_engine
-
+        if not layers:
             return load_engine(self._source, component.name, threads=1)
-        return _InMemory(component, self._quantizers[component.name].quantized(layers))
+        return _Unbundled(component, self._quantizers[component.name].quantized(layers))
 
 
-class _InMemory:
+class _Unbundled:
     """An `Engine` of a graph that is in no bundle yet."""
 
     def __init__(self, component: Component, model: onnx.ModelProto) -> None:
@@ -182,9 +180,12 @@ class _InMemory:
         options.log_severity_level = 3
         self.name, self.inputs, self.outputs = component.name, component.inputs, component.outputs
         self.profile = component.profile
-        self._session = onnxruntime.InferenceSession(
-            model.SerializeToString(), options, providers=["CPUExecutionProvider"]
-        )
+        # Through a file: beyond 2 GB a graph can not be handed over in memory.
+        with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
+            graph = Path(folder) / write(model, Path(folder))[0]
+            self._session = onnxruntime.InferenceSession(
+                str(graph), options, providers=["CPUExecutionProvider"]
+            )
 
     def run(self, feeds: Mapping[str, Any]) -> dict[str, Any]:
         names = [spec.name for spec in self.outputs]

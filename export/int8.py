@@ -26,6 +26,7 @@ from onnxruntime.quantization.calibrate import CalibrationDataReader
 from onnxruntime.quantization.qdq_quantizer import QDQQuantizer
 
 from .calibration import Feeds
+from .onnx_export import DATA_NAME, MAX_SINGLE_FILE_BYTES, MODEL_NAME
 from .storage import expand_halves
 
 logger = logging.getLogger(__name__)
@@ -66,10 +67,8 @@ class Quantizer:
         self._ranges = _ranges(self._model, feeds)
 
     def quantized(self, layers: Sequence[str]) -> onnx.ModelProto:
-        """The graph with these layers in 8 bits and the rest in float32."""
+        """A graph with these layers, one at least, in 8 bits and the rest in float32."""
         model = copy.deepcopy(self._model)
-        if not layers:
-            return model
         with _quiet():
             quantizer = QDQQuantizer(
                 model,
@@ -87,6 +86,13 @@ class Quantizer:
         quantized: onnx.ModelProto = quantizer.model.model
         quantized.producer_name = "agesdk"
         return quantized
+
+
+def write(model: onnx.ModelProto, folder: Path) -> tuple[str, ...]:
+    """Write a graph, large weights beside it; the model's own are dropped then. The names of the files."""
+    large = sum(len(tensor.raw_data) for tensor in model.graph.initializer) > MAX_SINGLE_FILE_BYTES
+    onnx.save(model, folder / MODEL_NAME, save_as_external_data=large, location=DATA_NAME if large else None)
+    return (MODEL_NAME, DATA_NAME) if large else (MODEL_NAME,)
 
 
 def leave_out(

@@ -26,6 +26,7 @@ from agesdk.bundle import (
 )
 from agesdk.diffusion.prompts import LDLA_TEMPLATES
 from agesdk.errors import UsageError
+from agesdk.manifest import PASTE_SETTINGS
 from agesdk.strict_json import Invalid, decode
 
 from .errors import CheckpointError
@@ -261,11 +262,7 @@ def read_settings(checkpoint: Checkpoint, options: Options) -> ZoneAgingSettings
         | index.get("defaults", {}),
         "condition": condition,
         "zones": zones,
-        **{
-            key: index[key]
-            for key in ("blur_sigma", "detail_sigma", "chroma", "calibration", "score_calibration")
-            if key in index
-        },
+        **{key: index[key] for key in (*PASTE_SETTINGS, "calibration", "score_calibration") if key in index},
     }
     if options.calibration is not None:
         curves = read_json_object(options.calibration, "calibration")

@@ -142,22 +142,24 @@ def fused_bundle(switch: Bundle, options: Any) -> None:
     write_manifest(options.bundle, manifest)
 
 
-@dataclass
 class Prepared:
     """Agers and prepared faces, made once: what depends on the person only is not what these tests are
-    about."""
+    about. The latest agers stay; each holds a gigabyte."""
 
-    kept: dict[Any, tuple[LifespanAger, LifespanFace]]
+    MOST = 2
+
+    def __init__(self) -> None:
+        self._kept: dict[Any, tuple[LifespanAger, dict[str, LifespanFace]]] = {}
 
     def __call__(self, variant: Variant, image: str, **options: Any) -> tuple[LifespanAger, LifespanFace]:
-        key = (variant.name, image, *sorted(options.items()))
-        if key not in self.kept:
-            owner = next(
-                (ager for k, (ager, _) in self.kept.items() if (k[0], *k[2:]) == (key[0], *key[2:])), None
-            )
-            ager = owner or variant.ager(**options)
-            self.kept[key] = ager, ager.prepare(variant.golden[f"images/{image}"])
-        return self.kept[key]
+        key = (variant.name, *sorted(options.items()))
+        ager, faces = self._kept.pop(key, None) or (variant.ager(**options), {})
+        self._kept[key] = ager, faces
+        if len(self._kept) > self.MOST:
+            del self._kept[next(iter(self._kept))]
+        if image not in faces:
+            faces[image] = ager.prepare(variant.golden[f"images/{image}"])
+        return ager, faces[image]
 
 
 if __name__ == "__main__":

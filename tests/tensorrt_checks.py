@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import dataclasses
-import shutil
 from pathlib import Path
 
-import onnx
-import onnx_ir as ir
 import tensorrt_rtx as trt
 
-from agesdk.bundle import Bundle, write_manifest
+from agesdk.bundle import Bundle
 from agesdk.manifest import Component
 from engines.compile import Compiled, CompileJob, compile_component
-from export.precision import to_half
+from export.convert import Options, convert
 
 LEVEL = 0
 """Optimization level of the builder: whether a graph is refused does not depend on it."""
@@ -85,16 +81,6 @@ def assert_tensors_are_the_manifests(path: Path, component: Component) -> None:
 
 
 def half_bundle(source: Bundle, folder: Path) -> Bundle:
-    """A copy of a float32 bundle whose graphs compute in half precision; inputs and outputs stay."""
-    shutil.copytree(source.path, folder)
-    components = {}
-    for name, component in source.manifest.components.items():
-        path = folder / component.files[0]
-        model = ir.from_proto(onnx.shape_inference.infer_shapes(onnx.load(path)))
-        to_half(model, "")
-        for data in component.files[1:]:
-            (folder / data).unlink()
-        onnx.save(ir.to_proto(model), path)
-        components[name] = dataclasses.replace(component, precision="fp16", files=component.files[:1])
-    write_manifest(folder, dataclasses.replace(source.manifest, components=components))
+    """A float32 bundle converted to half precision; inputs and outputs stay."""
+    convert(Options(source.path, folder, "fp16", progress=False))
     return Bundle.open(folder)

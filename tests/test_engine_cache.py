@@ -49,6 +49,7 @@ def asking(key: EngineKey, **changes) -> EngineRequest:
         bundle_path=Path("my bundle"),
         bundle="zones",
         component="denoise",
+        precision="fp32",
         graph=key.graph,
         bundle_profile=key.bundle_profile,
         runtime=key.runtime,
@@ -132,7 +133,7 @@ def test_every_changed_part_is_refused_and_it_alone_is_named(cache, key, change,
     with pytest.raises(BackendError, match=named) as refused, cache.open(request):
         pass
     assert refused.value.fix.startswith("Run `python -m engines build 'my bundle' --target ")
-    assert "--component denoise" in refused.value.fix
+    assert "--component denoise --precision fp32" in refused.value.fix
 
 
 def test_every_part_of_the_key_is_in_the_matrix() -> None:
@@ -158,6 +159,13 @@ def test_the_command_builds_what_is_asked_for(cache, key, change, target) -> Non
     with pytest.raises(BackendError) as refused:
         cache.find(asking(key, **change))
     assert target in refused.value.fix
+
+
+def test_a_graph_of_another_precision_is_named_as_such(cache) -> None:
+    store(cache, AHEAD)
+    with pytest.raises(BackendError, match=r"precision fp32 → fp16; graph a{12} → b{12}") as refused:
+        cache.find(asking(AHEAD, graph="b" * 64, precision="fp16"))
+    assert "--component denoise --precision fp16" in refused.value.fix
 
 
 def test_another_driver_does_not_matter_to_what_was_compiled_ahead_of_time(cache) -> None:

@@ -27,6 +27,7 @@ from training.config import TrainingConfig, config_from_dict
 from training.data import Samples, ZoneCrops
 from training.ldla import sample_spec
 from training.models import Models, build_models
+from training.precision import channels_last, resolve
 from training.validation import age_batch, prepare_batch
 
 logger = logging.getLogger(__name__)
@@ -51,6 +52,8 @@ def calibrate(output: Path, crops_per_zone: int, vae: Path | None = None) -> dic
         save_component(load_component(vae), output / "checkpoint" / "vae")
     models = build_models(config)
     models.objective.eval()
+    channels_last(models.objective)
+    fast = resolve("auto", cpu=True) == "bf16"
     data = ZoneCrops.open(config.data.folder)
     samples = Samples(data, "val", config.data, sample_spec(config, models), config.run.seed)
     curves: dict[str, dict[str, Curve]] = {"calibration": {}, "score_calibration": {}}
@@ -59,7 +62,8 @@ def calibrate(output: Path, crops_per_zone: int, vae: Path | None = None) -> dic
         if len(rows) < FEWEST_CROPS:
             logger.warning("%s has %d validation crops and stays uncalibrated", kind, len(rows))
             continue
-        reading, condition, response = zone_curves(models, samples, rows, crops_per_zone, config)
+        with torch.autocast("cpu", torch.bfloat16, enabled=fast):
+            reading, condition, response = zone_curves(models, samples, rows, crops_per_zone, config)
         curves["score_calibration"][kind], curves["calibration"][kind] = reading, condition
         logger.info(
             "%s answers %s with %s", kind, [float(c) for c in CONDITIONS], np.round(response, 3).tolist()

@@ -75,6 +75,8 @@ class ModelConfig:
     """Residual paste: shading coarser than this stays the source's, crop pixels; 0 is off."""
     chroma: float = 1.0
     """Residual paste: share of changes of hue that is pasted, 0..1."""
+    amplitude: float = 1.0
+    """Share of a change towards a higher score that is pasted, 0..1."""
     unet: dict[str, Any] = field(default_factory=dict)
     """Options of a new SmallUNet (without ``checkpoint``)."""
     condition_encoder: dict[str, Any] = field(default_factory=dict)
@@ -94,6 +96,7 @@ class ModelConfig:
         _require(self.blur_sigma > 0.0, "blur_sigma", "must be positive")
         _require(self.detail_sigma >= 0.0, "detail_sigma", "must not be negative")
         _require(0.0 <= self.chroma <= 1.0, "chroma", "must lie in 0..1")
+        _require(0.0 <= self.amplitude <= 1.0, "amplitude", "must lie in 0..1")
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ from agesdk import strict_json
 from agesdk.diffusion.schedule import alphas_cumprod
 from agesdk.errors import BundleError
 from agesdk.faces.zones import CROP_SIZE, ZONE_KINDS
-from agesdk.manifest import SchedulerSettings
+from agesdk.manifest import PASTE_SETTINGS, SchedulerSettings
 from training.checkpoint import CheckpointError, atomic_folder, load_component, new_component, save_component
 from training.conditions import LearnedCondition, PromptCondition
 from training.config import ConfigError, TrainingConfig
@@ -169,7 +169,7 @@ def _index(config: TrainingConfig, provenance: Mapping[str, Any]) -> dict[str, A
         "provenance": dict(provenance),
     }
     if conditioned:
-        index |= {name: getattr(config.model, name) for name in ("blur_sigma", "detail_sigma", "chroma")}
+        index |= {name: getattr(config.model, name) for name in PASTE_SETTINGS}
     if config.condition.type == "text":
         index["templates"] = {"full": config.condition.full_template, "zone": config.condition.zone_template}
         if config.data.ethnicity:

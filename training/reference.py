@@ -2,7 +2,7 @@
 command.
 
     prepare-zones → vae → encode → scorenet → ldla → refine-decoder → calibrate
-        → draft bundle → judge → quality → bundle
+        → export → int8 → judge → measure → quality
 
 Every step is a command of its own that can also be run alone; a finished step is skipped, an interrupted one
 resumes. How long each took is kept in ``OUT/recipe.json``.
@@ -27,7 +27,7 @@ logger = logging.getLogger(__name__)
 
 CONFIG = Path(__file__).parent / "configs" / "reference.yaml"
 LICENCES = CONFIG.with_name("reference-licences.md")
-NAME = "agesdk-zone-small"
+NAME, VERSION = "agesdk-zone-small", "2"
 QUALITY_FACES = 24
 
 
@@ -50,7 +50,7 @@ def steps(faces: Path, out: Path, bundle: Path, scores: Path | None, overrides: 
     """The recipe's steps in order, for a folder of faces and an output folder."""
     zones, latents, vae, run = out / "zones", out / "latents", out / "vae", out / "ldla"
     score_net, refined = out / "score_net", out / "vae-refined"
-    draft, judge, quality = out / "draft", out / "judge", out / "quality"
+    exact, judge, measured = out / "bundle-fp32", out / "judge", out / "quality"
     settings = [
         f"output={run}",
         f"data.folder={zones}",
@@ -60,11 +60,6 @@ def steps(faces: Path, out: Path, bundle: Path, scores: Path | None, overrides: 
         *overrides,
     ]
     given = [] if scores is None else ["--scores", str(scores)]
-
-    def export(target: Path) -> list[str]:
-        options = ["--half-storage", "--name", NAME, "--licenses", str(LICENCES)]
-        return ["ldla", str(run / "checkpoint"), str(target), *options]
-
     return [
         Step("prepare-zones", ["prepare-zones", str(faces), str(zones), *given], zones / "DONE"),
         Step("vae", ["vae", str(faces), str(out)], vae / "config.json", distributed=True),
@@ -87,23 +82,35 @@ def steps(faces: Path, out: Path, bundle: Path, scores: Path | None, overrides: 
             distributed=True,
         ),
         Step("calibrate", ["calibrate", str(run), "--vae", str(refined)], run / "CALIBRATED"),
-        Step("draft", export(draft), draft / "manifest.json", package="export"),
+        Step(
+            "export",
+            [
+                *("ldla", str(run / "checkpoint"), str(exact)),
+                *("--half-storage", "--name", NAME, "--version", VERSION, "--licenses", str(LICENCES)),
+            ],
+            exact / "manifest.json",
+            package="export",
+        ),
+        Step(
+            "int8",
+            ["convert", str(exact), str(bundle), "--precision", "int8", "--crops", str(zones), "--beside"],
+            bundle / "manifest.json",
+            package="export",
+        ),
         Step("judge", ["judge", str(zones), str(judge)], judge / "config.json"),
         Step(
-            "quality",
+            "measure",
             [
-                "quality-zone",
-                str(faces),
-                *("--bundle", str(draft), "--data", str(zones), "--judge", str(judge)),
-                *("--faces", str(QUALITY_FACES), "--out", str(quality)),
+                *("quality-zone", str(faces), "--bundle", str(bundle), "--data", str(zones)),
+                *("--judge", str(judge), "--faces", str(QUALITY_FACES), "--out", str(measured)),
             ],
-            quality / "quality.json",
+            measured / "quality.json",
             package="benchmarks",
         ),
         Step(
-            "export",
-            [*export(bundle), "--quality", str(quality / "quality.json")],
-            bundle / "manifest.json",
+            "quality",
+            ["quality", str(bundle), str(measured / "quality.json")],
+            measured / "DONE",
             package="export",
         ),
     ]

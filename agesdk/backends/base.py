@@ -65,7 +65,7 @@ def load_engine(
     bundle: Bundle,
     component: str,
     backend: str = "onnxruntime",
-    provider: str = "cpu",
+    provider: str | None = None,
     threads: int | None = None,
 ) -> Engine:
     """Open one component of a bundle for running.
@@ -80,16 +80,16 @@ def load_engine(
     backend:
         One of `BACKENDS`.
     provider:
-        Where ``onnxruntime`` runs: one of ``cpu``, ``cuda``, ``tensorrt``, ``tensorrt-rtx``. The native
-        backends run engines of ``python -m engines build`` on the GPU and have no provider to choose.
+        Where ``onnxruntime`` runs: ``cpu`` (which None means), ``cuda``, ``tensorrt``, ``tensorrt-rtx``. The
+        native backends run engines of ``python -m engines build`` on the GPU and have none to choose.
     threads:
         Threads used inside an operator; None lets the backend choose (all physical cores).
 
     Raises
     ------
     BackendError
-        Unknown backend or provider, a provider that is not installed or does not start, a graph that does not
-        load or does not have the inputs and outputs the manifest states.
+        Unknown backend or provider, a provider of a native backend, one that is not installed or does not
+        start, a graph that does not load or does not have the inputs and outputs the manifest states.
     BundleError
         A component the bundle does not have, or files that are not the ones the manifest describes.
     """
@@ -100,8 +100,14 @@ def load_engine(
     if backend == "onnxruntime":
         from agesdk.backends.ort import OrtEngine
 
-        return OrtEngine(bundle, component, provider=provider, threads=threads)
+        return OrtEngine(bundle, component, provider="cpu" if provider is None else provider, threads=threads)
     if backend in ("tensorrt", "tensorrt-rtx"):
+        if provider is not None:
+            raise BackendError(
+                f'The backend "{backend}" has no provider "{provider}"',
+                "it runs compiled engines on the GPU; providers are those of ONNX Runtime",
+                'Leave the provider out, or use backend="onnxruntime"',
+            )
         from agesdk.backends.tensorrt import TensorrtEngine
 
         return TensorrtEngine(bundle, component, "tensorrt" if backend == "tensorrt" else "tensorrt-rtx")
@@ -149,11 +155,13 @@ def batch_slices(engine: Engine, count: int, copies: int = 1) -> list[slice]:
     return [slice(start, stop) for start, stop in pairwise(edges)]
 
 
-def run_batched(engine: Engine, feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+def run_batched(engine: Engine, feeds: Mapping[str, Tensor]) -> dict[str, np.ndarray]:
     """Run any number of rows (the first axis of every feed) and bring every output to the host.
 
-    Rows beyond the engine's largest batch are run in parts.
+    Rows beyond the engine's largest batch are run in parts, unless they are on the device.
     """
+    if not all(isinstance(tensor, np.ndarray) for tensor in feeds.values()):
+        return {name: engine.to_host(tensor) for name, tensor in engine.run(feeds).items()}
     count = len(next(iter(feeds.values())))
     parts = []
     for rows in batch_slices(engine, count):

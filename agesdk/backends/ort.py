@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from agesdk.backends.base import Tensor, check_feeds, format_shape, listed, mix_guidance
+from agesdk.backends.base import Tensor, check_feeds, check_tensors, mix_guidance
 from agesdk.backends.ort_cache import cached_graph, forget
 from agesdk.backends.ort_errors import explain
 from agesdk.backends.ort_session import Provider, import_onnxruntime, open_session
@@ -131,24 +131,7 @@ class OrtEngine:
             ("outputs", self.outputs, self._session.get_outputs()),
         ):
             graph = {node.name: (_NUMPY_OF_ORT.get(node.type, node.type), node.shape) for node in nodes}
-            if set(graph) != {spec.name for spec in specs}:
-                raise BackendError(
-                    f'The {kind} of the graph of "{self.name}" are {listed(graph)}.',
-                    f"The manifest states {listed(spec.name for spec in specs)}.",
-                    "Export the bundle again.",
-                )
-            for spec in specs:
-                dtype, shape = graph[spec.name]
-                same_shape = len(shape) == len(spec.shape) and all(
-                    size == wanted or not isinstance(size, int)
-                    for size, wanted in zip(shape, spec.shape, strict=True)
-                )
-                if dtype != spec.dtype or not same_shape:
-                    raise BackendError(
-                        f'"{spec.name}" in the graph of "{self.name}" is {dtype} {format_shape(shape)}.',
-                        f"The manifest states {spec.dtype} {format_shape(spec.shape)}.",
-                        "Export the bundle again.",
-                    )
+            check_tensors(f'the graph of "{self.name}"', kind, specs, graph)
 
 
 def _guidance_component(engine: OrtEngine) -> Component:

@@ -34,7 +34,15 @@ from agesdk.backends.trt_library import (
     import_library,
     sizes_of,
 )
-from agesdk.backends.trt_plan import BufferPlan, Region, axis_sizes, choose_profile, plan_buffers, widest
+from agesdk.backends.trt_plan import (
+    BufferPlan,
+    Region,
+    axis_sizes,
+    choose_profile,
+    plan_buffers,
+    refuse_int8,
+    widest,
+)
 from agesdk.bundle import Bundle
 from agesdk.engine_cache import CacheEntry, EngineCache
 from agesdk.engine_key import EngineRequest, RuntimeName, graph_hash, host_platform
@@ -65,13 +73,14 @@ class TensorrtEngine:
     ------
     BackendError
         The library, cuda-bindings, the driver or a GPU is missing; no engine fits, with the command that
-        builds one; or it does not load.
+        builds one; it does not load; or the graph is int8.
     """
 
     def __init__(
         self, bundle: Bundle, component: str, runtime: RuntimeName, cache: EngineCache | None = None
     ) -> None:
         stated = bundle.component(component)
+        refuse_int8(stated)
         library = import_library(runtime)
         gpu = cuda.current_gpu()
         request = device_request(bundle, component, library, gpu)
@@ -349,6 +358,7 @@ def device_request(bundle: Bundle, component: str, library: Library, gpu: cuda.G
         bundle_path=bundle.path,
         bundle=bundle.manifest.name,
         component=component,
+        precision=bundle.component(component).precision,
         graph=graph_hash(bundle, component),
         bundle_profile=bundle.component(component).profile,
         runtime=library.name,

@@ -11,10 +11,21 @@ import numpy as np
 from agesdk.backends.base import format_shape
 from agesdk.engine_key import Profile, show_profile
 from agesdk.errors import BackendError
-from agesdk.manifest import TensorSpec
+from agesdk.manifest import Component, TensorSpec
 
 ALIGNMENT = 256
 """Bytes; what `cudaMalloc` guarantees, and the most that TensorRT asks of an address."""
+
+
+def refuse_int8(component: Component) -> None:
+    """Raise `BackendError` for an int8 graph: those of agesdk are made for CPUs (docs/precision.md)."""
+    if component.precision == "int8":
+        raise BackendError(
+            f'The component "{component.name}" is an int8 graph',
+            "its activations are unsigned with zero points, as CPUs want them, and TensorRT takes signed "
+            "symmetric ones only",
+            "Use --precision fp16 or fp32, or a bundle that carries one of them",
+        )
 
 
 @dataclass(frozen=True)

@@ -32,7 +32,7 @@ def add_model_options(parser: argparse.ArgumentParser, kind: str = "zone-aging")
     )
     group.add_argument("--backend", default="onnxruntime", help="inference engine (default: %(default)s)")
     group.add_argument(
-        "--provider", default="cpu", help="cpu, cuda, tensorrt or tensorrt-rtx (default: %(default)s)"
+        "--provider", help="of onnxruntime: cpu, cuda, tensorrt or tensorrt-rtx (default: cpu)"
     )
     group.add_argument("--threads", type=whole(1), metavar="N", help="CPU threads (default: all cores)")
     group.add_argument(

@@ -92,6 +92,10 @@ def as_text(report: Report) -> str:
         lines.append(f"bundle     {bundle.kind}: {state}")
     kept = ", ".join(f"{name} {size} MB" for name, size in report.cache.megabytes.items())
     lines.append(f"cache      {report.cache.folder}: {kept or 'empty'}")
+    engines = report.engines
+    lines.append(
+        f"engines    {engines.count}, {engines.megabytes} MB, {len(engines.stale)} of them not usable here"
+    )
     lines.append("")
     lines += [
         f"{'works' if trial.works else '-':6} {trial.name:20} {trial.detail}" for trial in report.trials

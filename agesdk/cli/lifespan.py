@@ -81,7 +81,7 @@ def run(options: argparse.Namespace) -> int:
     from agesdk.lifespan_aging import LifespanAger
 
     if options.face is not None and not (options.align or options.blend):
-        raise UsageError("--face chooses the face to align to", fix="Add --align")
+        raise UsageError("--face chooses the face to align to or to put back", fix="Add --align or --blend")
     if options.sweep is None:
         output_suffix(options.out)
         atomic.check_writable(options.out)

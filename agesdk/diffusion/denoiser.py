@@ -23,7 +23,7 @@ def denoise(
     guidance_scale: float = 1.0,
     extra: Mapping[str, np.ndarray] | None = None,
     on_step: Callable[[int], None] | None = None,
-) -> np.ndarray:
+) -> Tensor:
     """Image-to-image: noise the latents as the schedule starts, and run its steps.
 
     The exported step is affine in the model's output with everything else equal, and the factors of the
@@ -51,16 +51,18 @@ def denoise(
 
     Returns
     -------
-    numpy.ndarray
-        float32 [B, C, h, w], clean latents.
+    Tensor
+        float32 [B, C, h, w], clean latents: on the backend's device if one batch without guidance took them
+        all, else on the host.
     """
     guided = guidance_scale > 1.0
     if guided and null_condition is None:
         raise BundleError(
             "Guidance needs a null condition", "this bundle carries none", "Use a scale of 1 or less"
         )
+    parts = batch_slices(engine, len(latents), copies=2 if guided else 1)
     results = []
-    for rows in batch_slices(engine, len(latents), copies=2 if guided else 1):
+    for rows in parts:
         part = {name: array[rows] for name, array in (extra or {}).items()}
         part["encoder_hidden_states"] = condition[rows]
         if guided:
@@ -72,8 +74,10 @@ def denoise(
         if guided:
             sample, fresh = np.concatenate([sample, sample]), np.concatenate([fresh, fresh], axis=1)
         done = run_steps(engine, schedule, sample, fresh, part, guidance_scale, on_step)
+        if len(parts) == 1 and not guided:
+            return done
         results.append(engine.to_host(done)[: rows.stop - rows.start])
-    return results[0] if len(results) == 1 else np.concatenate(results)
+    return np.concatenate(results)
 
 
 def run_steps(
@@ -110,11 +114,12 @@ def run_steps(
     sample: Tensor = engine.to_device(start.astype(np.float32, copy=False))
     shared = {name: engine.to_device(array) for name, array in part.items()}
     noises = iter(fresh)
-    silence = engine.to_device(np.zeros(start.shape, np.float32))
     for step in schedule.steps:
         feeds = {
             "sample": sample,
-            "noise": next(noises) if step.c_noise else silence,
+            # Where c_noise is 0 the graph multiplies its noise by 0, so any tensor of the shape adds nothing;
+            # this one is on the device already.
+            "noise": next(noises) if step.c_noise else sample,
             "timestep": np.full(batch, step.timestep, dtype=np.float32),
             "coeffs": np.broadcast_to(step.coeffs, (batch, 4)).copy(),
             **shared,

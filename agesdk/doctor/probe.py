@@ -7,7 +7,6 @@ The last line of a probe's output is a JSON object: ``{"detail": ...}`` where it
 from __future__ import annotations
 
 import ctypes
-import importlib
 import json
 import os
 import sys
@@ -15,6 +14,8 @@ from collections.abc import Callable
 
 import numpy as np
 
+from agesdk.backends.trt_library import import_library
+from agesdk.engine_key import RuntimeName
 from agesdk.errors import AgeSDKError, BackendError
 
 _COMPONENT = "condition_encoder"
@@ -69,21 +70,11 @@ def try_cuda() -> str:
     return f"{count.value} device(s), CUDA {version.value // 1000}.{version.value % 1000 // 10}"
 
 
-def try_tensorrt(module: str) -> str:
+def try_tensorrt(runtime: RuntimeName) -> str:
     """Load TensorRT or TensorRT-RTX with its native libraries, make a builder, and start CUDA."""
-    try:
-        tensorrt = importlib.import_module(module)
-        version = str(tensorrt.__version__)
-        tensorrt.Builder(tensorrt.Logger(tensorrt.Logger.ERROR))
-    except (ImportError, OSError, AttributeError) as error:
-        raise BackendError(
-            f"The Python module {module} does not load.",
-            str(error),
-            "On a Jetson it comes with JetPack: make the environment with --system-site-packages."
-            if module == "tensorrt"
-            else "On an RTX PC, run `pip install tensorrt-rtx`.",
-        ) from None
-    return f"{version}; {try_cuda()}"
+    library = import_library(runtime)
+    library.api.Builder(library.api.Logger(library.api.Logger.ERROR))
+    return f"{library.version}; {try_cuda()}"
 
 
 PROBES: dict[str, Callable[[], str]] = {
@@ -92,7 +83,7 @@ PROBES: dict[str, Callable[[], str]] = {
     "tensorrt": lambda: try_provider("tensorrt"),
     "tensorrt-rtx": lambda: try_provider("tensorrt-rtx"),
     "native-tensorrt": lambda: try_tensorrt("tensorrt"),
-    "native-tensorrt-rtx": lambda: try_tensorrt("tensorrt_rtx"),
+    "native-tensorrt-rtx": lambda: try_tensorrt("tensorrt-rtx"),
     "cuda-driver": try_cuda,
 }
 """The first four are providers of ONNX Runtime, the native ones the libraries of the backend ``tensorrt``."""

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from agesdk.backends.ort_errors import REINSTALL_GPU
 from agesdk.cache_dir import cache_root
+from agesdk.doctor.engines import EngineState, look_at_engines
 from agesdk.doctor.findings import Finding
 from agesdk.doctor.host import Host
 from agesdk.doctor.jetson import Jetson, look_at_jetson
@@ -51,6 +52,7 @@ class Report:
     trials: tuple[Trial, ...]
     bundles: tuple[BundleState, ...]
     cache: CacheState
+    engines: EngineState
     findings: tuple[Finding, ...]
 
     @property
@@ -81,17 +83,19 @@ def diagnose(
     with ThreadPoolExecutor(max_workers=3) as pool:  # each waits for a process
         trials = tuple(pool.map(trial, ("cuda-driver", *REQUIREMENTS)))
     bundles = tuple(verify_bundle(kind) for kind in EMBEDDED_BUNDLES)
+    engines = look_at_engines(None, packages, _capabilities(nvidia, jetson))
     findings = [
         *(bundle.finding for bundle in bundles if bundle.finding),
         *_trial_findings(trials, ("cpu", *required)),
         *_package_findings(packages, required),
         *_gpu_findings(nvidia, jetson, trials),
         *_space_findings(system),
+        *([engines.finding] if engines.finding else []),
     ]
     order = ("problem", "warning", "note")
     findings.sort(key=lambda finding: order.index(finding.level))
     cache = look_at_cache(cache_root())
-    return Report(system, nvidia, jetson, packages, trials, bundles, cache, tuple(findings))
+    return Report(system, nvidia, jetson, packages, trials, bundles, cache, engines, tuple(findings))
 
 
 def look_at_cache(root: Path) -> CacheState:
@@ -104,6 +108,13 @@ def look_at_cache(root: Path) -> CacheState:
     except OSError:
         pass  # it does not exist, or a cleaner is at work
     return CacheState(str(root), sizes)
+
+
+def _capabilities(nvidia: NvidiaInfo, jetson: Jetson | None) -> set[str]:
+    """Compute capabilities of the GPUs, as far as they are known: `nvidia-smi` does not tell a Jetson's."""
+    if jetson is not None:
+        return {jetson.compute_capability} - {""}
+    return {gpu.compute_capability for gpu in nvidia.gpus if _at_least(gpu.compute_capability, (0, 0))}
 
 
 def _trial_findings(trials: Sequence[Trial], required: Sequence[str]) -> list[Finding]:

@@ -62,7 +62,7 @@ class FaceAnalyzer:
         cls,
         bundle: Bundle | str | os.PathLike[str] | None = None,
         backend: str = "onnxruntime",
-        provider: str = "cpu",
+        provider: str | None = None,
         threads: int | None = None,
     ) -> FaceAnalyzer:
         """Open a face-analysis bundle.

@@ -19,6 +19,9 @@ from agesdk.faces.frames import frame_step
 FINEST_SHARE = 0.8
 """Share of the detail below the autoencoder's reach that a full drop of the score takes away; pores stay."""
 
+FULL_RISE = 0.25
+"""Rise of a score from which on `change_share` is the amplitude."""
+
 _HUE_FLOOR = 4.0
 """Levels squared: hues that differ by less are rounding, not colour."""
 
@@ -92,6 +95,23 @@ def _hue(change: np.ndarray, colour: np.ndarray) -> np.ndarray:
     luma = np.array([0.299, 0.587, 0.114], np.float32)
     shade = change @ luma / np.maximum(colour @ luma, 8.0)
     return np.asarray(change - shade[..., None] * colour)
+
+
+def change_share(drop: float, amplitude: float) -> np.float32:
+    """Share of a change that is pasted: all of it where the score falls, ``amplitude`` of it where it rises.
+
+    Guidance makes added lines deeper than skin has them. In between the share is linear up to a rise of
+    `FULL_RISE`, so that a target just above the present score does not look different from one just below.
+
+    Parameters
+    ----------
+    drop:
+        Score before less target, in -1..1.
+    amplitude:
+        0..1.
+    """
+    rise = min(max(-drop, 0.0) / FULL_RISE, 1.0)
+    return np.float32(1.0 - (1.0 - amplitude) * rise)
 
 
 def finest_detail(source: np.ndarray, round_trip: np.ndarray, drop: float) -> np.ndarray:

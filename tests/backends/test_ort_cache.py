@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import errno
+import os
 import shutil
+import time
 
 import numpy as np
 import pytest
@@ -86,6 +88,41 @@ def test_a_full_disk_leaves_nothing_and_the_component_opens(bundle, cache, monke
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=0))
     run(bundle)
     assert kept(cache) == []
+
+
+def keep(cache, name, size, age):
+    """Something kept, unused for `age` seconds."""
+    folder = cache / "onnxruntime" / name
+    folder.mkdir(parents=True)
+    (folder / "model.onnx").write_bytes(bytes(size))
+    os.utime(folder, (time.time() - age,) * 2)
+    return folder
+
+
+def test_the_least_recently_used_are_removed_until_the_limit(cache):
+    old, older, recent = (keep(cache, f"cpu/{n}", 100, n) for n in (2000, 4000, 10))
+    plan = cache / "onnxruntime/tensorrt/plan.engine"
+    plan.parent.mkdir()
+    plan.write_bytes(bytes(50))
+    os.utime(plan, (time.time() - 3000,) * 2)
+    assert [item.path for item in ort_cache.kept()] == [recent, old, plan, older]
+    assert [item.path for item in ort_cache.clean(limit=210)] == [older, plan]
+    assert [item.path for item in ort_cache.clean(older_than=1000)] == [old]
+    assert [item.size for item in ort_cache.clean(limit=0)] == [100]
+    assert ort_cache.kept() == []
+
+
+def test_what_is_being_written_stays_and_what_was_abandoned_goes(cache):
+    writing, abandoned = keep(cache, "cpu/.a.tmp", 100, 10), keep(cache, "cpu/.b.tmp", 100, 200_000)
+    assert ort_cache.clean(limit=0) == []
+    assert writing.exists() and not abandoned.exists()
+
+
+def test_a_graph_that_is_made_makes_room_and_stays(bundle, cache, monkeypatch):
+    monkeypatch.setattr(ort_cache, "DEFAULT_LIMIT", 10)
+    other = keep(cache, "cpu/other", 100, 10)
+    run(bundle)
+    assert len(kept(cache)) == 1 and not other.exists()
 
 
 def test_of_two_writers_the_first_wins(bundle):

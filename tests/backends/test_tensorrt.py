@@ -43,6 +43,13 @@ def test_without_a_gpu_the_error_says_what_is_missing(backend, told) -> None:
         load_engine(Bundle.open(kind="zone-aging", verify=False), "denoise", backend)
 
 
+@pytest.mark.parametrize("backend", ["tensorrt", "tensorrt-rtx"])
+@pytest.mark.parametrize("provider", ["cpu", "cuda", "tensorrt-rtx", ""])
+def test_a_provider_is_refused_and_not_ignored(backend, provider) -> None:
+    with pytest.raises(BackendError, match=rf'"{backend}" has no provider "{provider}".*Leave'):
+        load_engine(Bundle.open(kind="zone-aging", verify=False), "denoise", backend, provider)
+
+
 @pytest.mark.parametrize(
     ("error", "told"),
     [

@@ -6,20 +6,25 @@ import json
 import os
 import shutil
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from agesdk.cli import main
 from agesdk.cpu import cpu_features
 from agesdk.doctor import REQUIREMENTS, diagnose, report
+from agesdk.doctor.engines import look_at_engines
 from agesdk.doctor.findings import Finding
 from agesdk.doctor.host import Done, Host
 from agesdk.doctor.jetson import jetpack_version, l4t_version, look_at_jetson
 from agesdk.doctor.nvidia import Gpu, look_at_nvidia
 from agesdk.doctor.software import Trial, attempt, verify_bundle
 from agesdk.doctor.system import cpu_model, memory, operating_system
+from agesdk.engine_cache import EngineCache, EngineRecord
+from agesdk.engine_key import EngineKey, host_platform
+from agesdk.manifest import TensorSpec
 
 MACHINES = Path(__file__).parent / "machines"
 MIB = 2**20
@@ -244,6 +249,81 @@ def test_the_cache_is_described_and_not_created(tmp_path: Path) -> None:
     (tmp_path / "engines").mkdir()
     (tmp_path / "engines/a.engine").write_bytes(bytes(3_000_000))
     assert report.look_at_cache(tmp_path).megabytes == {"engines": 3.0}
+
+
+def keep_engine(folder: Path, **changes: Any) -> Path:
+    """An engine for two compute capabilities in a cache."""
+    key = EngineKey(
+        graph="a" * 64,
+        bundle_profile={"batch": (1, 1, 1)},
+        profiles=({"batch": (1, 1, 1)},),
+        runtime="tensorrt-rtx",
+        runtime_version="1.7.1.116",
+        platform=host_platform(),
+        compute_capabilities=("8.6", "8.9"),
+        gpu=None,
+        driver=None,
+        optimization_level=3,
+    )
+    key = replace(key, **changes)
+    spec = TensorSpec("x", "float32", ("batch",))
+    record = EngineRecord(
+        "zones", "denoise", "fp16", key, (spec,), (spec,), "", 0, "", "2026", 1.0, 1.0, None, "0"
+    )
+    with EngineCache(folder).writing() as writer:
+        made = writer.temporary()
+        made.write_bytes(bytes(1_500_000))
+        return writer.commit(made, record).engine
+
+
+@pytest.mark.parametrize(
+    ("change", "why"),
+    [
+        ({}, ""),
+        ({"runtime_version": "1.6.0"}, "TensorRT-RTX 1.6.0 → 1.7.1.116"),
+        ({"runtime": "tensorrt"}, "TensorRT 1.7.1.116 → not installed"),
+        ({"platform": "win32-arm64"}, "platform win32-arm64 →"),
+        ({"compute_capabilities": ("12.0",)}, "compute capability 12.0 → 8.9"),
+    ],
+)
+def test_engines_that_can_not_be_used_here_are_told(
+    change: dict[str, Any], why: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AGESDK_CACHE", str(tmp_path))
+    keep_engine(tmp_path / "engines", **change)
+    packages = {**CPU_PACKAGES, "tensorrt-rtx": "1.7.1.116"}
+    found = diagnose(host=machine("rtx4090"), packages=packages, trial=only_the_cpu)
+    assert (found.engines.count, found.engines.megabytes) == (1, 1.5)
+    assert [why in reason for reason in found.engines.stale.values()] == ([True] if why else [])
+    told = [finding.why for finding in found.findings if "engines in the cache" in finding.what]
+    assert [why in text and "zones denoise fp16" in text for text in told] == ([True] if why else [])
+    assert found.ok
+
+
+def test_an_engine_whose_file_was_cut_or_removed_is_told(tmp_path: Path) -> None:
+    packages = {"tensorrt-rtx": "1.7.1.116"}
+    engine = keep_engine(tmp_path / "engines")
+    engine.write_bytes(b"cut")
+    assert "3 bytes" in "".join(look_at_engines(tmp_path / "engines", packages, ()).stale.values())
+    engine.unlink()
+    assert "gone" in "".join(look_at_engines(tmp_path / "engines", packages, ()).stale.values())
+
+
+@pytest.mark.skipif(os.name == "nt", reason="modes are POSIX")
+def test_an_engine_cache_that_others_can_write_to_is_told(tmp_path: Path) -> None:
+    keep_engine(tmp_path / "engines")
+    (tmp_path / "engines").chmod(0o777)
+    finding = look_at_engines(tmp_path / "engines", {}, ()).finding
+    assert finding is not None and "chmod 700" in finding.fix
+
+
+def test_type_stubs_of_tensorrt_are_no_tensorrt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`tensorrt-stubs` makes the module importable, and empty."""
+    (tmp_path / "tensorrt").mkdir()
+    (tmp_path / "tensorrt/__init__.py").write_text("")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    finding = attempt("native-tensorrt").finding
+    assert finding is not None and "type stubs" in finding.why and "pip install tensorrt" in finding.fix
 
 
 def test_the_command_tries_everything_for_real_and_says_what_can_not_work(

@@ -4,20 +4,24 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import threading
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from agesdk.bundle import Bundle
+from agesdk.bundle import Bundle, Variant, write_manifest
 from agesdk.engine_cache import EngineCache
 from agesdk.engine_key import graph_hash
 from engines import memory, worker
 from engines.__main__ import main
+from engines.build import plan
 from engines.clean import _parse_age, _parse_size
 from engines.compile import CompileJob
+from engines.targets import parse_target
 
 pytest.importorskip("tensorrt_rtx")
 
@@ -103,6 +107,18 @@ def test_list_and_clean(built: Path, tmp_path: Path, capsys) -> None:
     assert "No sidecar" in capsys.readouterr().err
 
 
+def test_clean_covers_the_graphs_that_onnxruntime_keeps(engine_cache, capsys) -> None:
+    folder = engine_cache.folder.parent / "onnxruntime/cpu/denoise-0123"
+    folder.mkdir(parents=True)
+    (folder / "model.onnx").write_bytes(bytes(2_000_000))
+    assert main(["clean", "--all", "--cache", str(engine_cache.folder)]) == 0
+    assert main(["clean", "--max-size", "2M"]) == 0
+    assert folder.exists()
+    assert main(["clean", "--max-size", "1M"]) == 0
+    assert not folder.exists()
+    assert "1 optimised graphs removed, 2.0 MB" in capsys.readouterr().out
+
+
 def test_a_damaged_engine_is_told_by_inspect_and_built_again(built: Path, tmp_path: Path, capsys) -> None:
     copy = tmp_path / "cache"
     copy.mkdir(mode=0o700)
@@ -137,6 +153,51 @@ def test_what_can_not_be_done_is_told_in_a_sentence(arguments, told, engine_cach
     error = capsys.readouterr().err
     assert told in error
     assert "Traceback" not in error
+    assert not engine_cache.folder.exists()
+
+
+@pytest.fixture
+def halves(tmp_path: Path) -> Path:
+    """The embedded bundle, its condition encoder said to be carried in fp16, preferred on GPUs, and in int8;
+    the graph is the same in all, since only what is chosen is looked at."""
+    source = Bundle.open(kind="zone-aging")
+    copy = Path(shutil.copytree(source.path, tmp_path / "bundle"))
+    component = source.component("condition_encoder")
+    variants = {}
+    for precision, device in (("fp16", "gpu"), ("int8", "cpu")):
+        path = copy / f"components/condition_encoder/{precision}/model.onnx"
+        path.parent.mkdir()
+        producer_name = b"\x12\x04" + precision.encode()  # other bytes, the same graph
+        path.write_bytes(source.component_path("condition_encoder").read_bytes() + producer_name)
+        variants[precision] = Variant((path.relative_to(copy).as_posix(),), preferred_on=device)
+    components = {**source.manifest.components, component.name: replace(component, variants=variants)}
+    write_manifest(copy, replace(source.manifest, components=components, files=()))
+    return copy
+
+
+@pytest.mark.parametrize(("asked", "built"), [("auto", "fp16"), ("fp16", "fp16"), ("fp32", "fp32")])
+def test_the_precision_asked_for_is_planned_and_only_of_the_components_named(halves, asked, built) -> None:
+    bundle = Bundle.open(halves)
+    (task,) = plan(bundle, [parse_target("rtx:89")], ["condition_encoder"], [], precision=asked)
+    view = bundle.at({"condition_encoder": built})
+    assert task.component.precision == built
+    assert task.key.graph == graph_hash(view, "condition_encoder")
+    assert task.bundle.component_path("condition_encoder") == view.component_path("condition_encoder")
+
+
+@pytest.mark.parametrize(
+    ("component", "precision", "told"),
+    [
+        ("condition_encoder", "int8", "is an int8 graph"),
+        ("score_net", "fp16", "fp16"),
+    ],
+)
+def test_a_precision_that_can_not_be_built_is_told(
+    halves, component, precision, told, engine_cache, capsys
+) -> None:
+    arguments = ["--component", component, "--precision", precision, "--target", "rtx:89"]
+    assert main(["build", str(halves), *arguments]) == 2
+    assert told in capsys.readouterr().err
     assert not engine_cache.folder.exists()
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -17,6 +18,7 @@ from agesdk.bundle import Bundle, BundleError, write_manifest
 from agesdk.errors import UsageError
 from agesdk.goldens import check_bundle
 from agesdk.zone_model import ZoneModel
+from engines.__main__ import main as engines_main
 from export.__main__ import main
 from export.calibration import age_sample, psnr, read_sample
 from export.convert import Options, convert
@@ -56,6 +58,16 @@ def test_all_precisions_are_carried_and_pass_their_goldens(all_precisions: Bundl
         (name, precision) for name, found in precisions.items() for precision in found
     }
     assert all_precisions.unlisted_files() == []
+
+
+def test_one_precision_can_be_verified_alone(
+    all_precisions: Bundle, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As the native backends need it, which have no engines of the others."""
+    assert engines_main(["verify", str(all_precisions.path), "--json", "--precision", "fp16"]) == 0
+    checks = json.loads(capsys.readouterr().out)["checks"]
+    assert {check["precision"] for check in checks} == {"fp16"}
+    assert {check["component"] for check in checks} == set(all_precisions.manifest.components)
 
 
 @pytest.mark.parametrize("precision", ["fp32", "fp16", "int8"])

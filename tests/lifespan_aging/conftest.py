@@ -75,4 +75,4 @@ def variant(request: pytest.FixtureRequest) -> Variant:
 
 @pytest.fixture(scope="session")
 def prepared() -> Prepared:
-    return Prepared({})
+    return Prepared()

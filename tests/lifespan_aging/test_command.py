@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 import json
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
-from typing import Any
 
 import cv2
 import numpy as np
@@ -135,21 +137,22 @@ def test_of_several_faces_the_largest_is_taken_unless_another_is_named(
     assert changed == [(True, False), (False, True)]
 
 
-def test_an_interrupt_leaves_no_half_file(
-    variant_a: Variant, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from agesdk import lifespan_results
-
-    real = lifespan_results.write_image
-
-    def interrupted(path: Any, *arguments: Any, **options: Any) -> None:
-        if "041" in str(path):
-            raise KeyboardInterrupt
-        real(path, *arguments, **options)
-
-    monkeypatch.setattr(lifespan_results, "write_image", interrupted)
-    assert main([*command(variant_a, str(tmp_path / "out")), "--sweep", "38:44:3", "--quiet"]) == 130
-    assert [path.name for path in (tmp_path / "out").iterdir()] == ["age_038.png"]
+def test_an_interrupt_leaves_whole_pictures_only(variant_a: Variant, tmp_path: Path) -> None:
+    folder = tmp_path / "out"
+    line = command(variant_a, str(folder), "--sweep", "10:75:1", "--seed", "1", "--quiet")
+    # A shell's background job ignores interrupts, and its children inherit that.
+    heed = functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+    process = subprocess.Popen(
+        [sys.executable, "-m", "agesdk", *line], cwd=ROOT, stderr=subprocess.PIPE, preexec_fn=heed
+    )
+    while process.poll() is None and not (folder / "age_010.png").exists():
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    _, told = process.communicate(timeout=60)
+    assert process.returncode == 130 and b"Traceback" not in told, told
+    names = sorted(path.name for path in folder.iterdir())
+    assert names == [f"age_{age:03d}.png" for age in range(10, 10 + len(names))] and len(names) < 66
+    assert all(read_image(folder / name).shape == (512, 512, 3) for name in names)
 
 
 @pytest.mark.parametrize("suffix", [".mp4", ".gif"])

@@ -3,6 +3,8 @@ errors."""
 
 from __future__ import annotations
 
+import gc
+import weakref
 from collections import Counter
 from dataclasses import replace
 from typing import Any
@@ -25,6 +27,7 @@ from agesdk.errors import (
 from agesdk.imaging import read_image, read_settings
 from agesdk.lifespan_aging import LifespanAger
 from agesdk.lifespan_run import Overrides, resolve
+from agesdk.precision import EngineSet
 from tests.lifespan_reference import ROOT, Prepared, Variant
 
 PORTRAIT = ROOT / "agesdk/data/astronaut.jpg"
@@ -43,11 +46,11 @@ def person(ager: LifespanAger, variant_a: Variant) -> Any:
 def count_runs(ager: LifespanAger, monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
     """Counts how often each component runs from here on."""
     runs: Counter[str] = Counter()
-    engine_of = ager.model.engine
+    engine_of = EngineSet.__getitem__
 
-    def counting(name: str) -> Any:
-        engine = engine_of(name)
-        if not hasattr(engine, "counted"):
+    def counting(engines: EngineSet, name: str) -> Any:
+        engine: Any = engine_of(engines, name)
+        if engines is ager.model.engines and not hasattr(engine, "counted"):
             run = engine.run
 
             def counted(feeds: Any) -> Any:
@@ -58,7 +61,7 @@ def count_runs(ager: LifespanAger, monkeypatch: pytest.MonkeyPatch) -> Counter[s
             engine.counted = True
         return engine
 
-    monkeypatch.setattr(ager.model, "engine", counting)
+    monkeypatch.setattr(EngineSet, "__getitem__", counting)
     return runs
 
 
@@ -193,10 +196,23 @@ def test_low_memory_drops_the_identity_encoders_and_changes_nothing(variant_b: V
     usual = variant_b.ager()
     frugal = LifespanAger.load(usual.model.bundle, threads=1, low_memory=True)
     person = frugal.prepare(image)
-    assert not {"face_encoder", "clip_image_encoder"} & set(frugal.model._engines)
+    assert not {"face_encoder", "clip_image_encoder"} & set(frugal.model.engines._engines)
     result = frugal.age(person, 25, 28, "male", seed=1)
-    assert not {"face_encoder", "clip_image_encoder"} & set(frugal.model._engines)
+    assert not {"face_encoder", "clip_image_encoder"} & set(frugal.model.engines._engines)
     np.testing.assert_array_equal(result.image, usual.age(usual.prepare(image), 25, 28, "male", seed=1).image)
+
+
+@pytest.mark.parametrize("text", ["tables", "graphs"])
+def test_an_ager_that_is_dropped_leaves_memory_at_once(variant_a: Variant, text: str) -> None:
+    ager = variant_a.ager(text=text)
+    ager.model.prompts.embed("a face image of a 30 years old male", 30, "male")
+    model, engines = weakref.ref(ager.model), weakref.ref(ager.model.engines)
+    gc.disable()
+    try:
+        del ager
+        assert model() is None and engines() is None
+    finally:
+        gc.enable()
 
 
 def test_identity_is_the_cosine_of_arcface(ager: LifespanAger, person: Any) -> None:
