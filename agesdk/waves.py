@@ -28,7 +28,8 @@ def make_waves(transforms: Mapping[str, np.ndarray], size: int) -> list[list[str
     Greedy colouring, the zones with most overlaps first; on face zones it finds the fewest waves.
     """
     names = list(transforms)
-    meets = _intersections(np.array([_footprint(transform, size) for transform in transforms.values()]))
+    footprints = [_footprint(transform, size) for transform in transforms.values()]
+    meets = _intersections(np.array(footprints).reshape(-1, 4, 2))
     overlaps = {
         name: {other for other, met in zip(names, row) if met and other != name}
         for name, row in zip(names, meets)
