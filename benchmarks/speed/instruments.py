@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections import Counter
 from collections.abc import Mapping
 from typing import Any
@@ -28,6 +29,8 @@ class Instruments:
         By component, how long it took to open.
     rows:
         By component, the rows of all batches since `laps` was called.
+    processor_seconds:
+        Of all runs since `laps` was called.
     """
 
     def __init__(
@@ -37,6 +40,7 @@ class Instruments:
         self._largest_batch = largest_batch
         self.load_seconds: dict[str, float] = {}
         self.rows: Counter[str] = Counter()
+        self.processor_seconds = 0.0
         self._watch = Stopwatch()
 
     def load(self, bundle: Bundle, component: str) -> Engine:
@@ -59,14 +63,18 @@ class Instruments:
         stages = self._watch.timings().stages
         self._watch = Stopwatch()
         self.rows.clear()
+        self.processor_seconds = 0.0
         return stages
 
     def timed(self, engine: Engine, feeds: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Run an engine."""
         first = feeds[engine.inputs[0].name]
         self.rows[engine.name] += int(first.shape[0] if isinstance(first, np.ndarray) else first.shape()[0])
+        begin = time.process_time()
         with self._watch.stage(engine.name):
-            return engine.run(feeds)
+            outputs = engine.run(feeds)
+        self.processor_seconds += time.process_time() - begin
+        return outputs
 
     def _analyzer(self) -> FaceAnalyzer:
         bundle = Bundle.open(embedded_bundle("face-analysis"), kind="face-analysis")

@@ -7,7 +7,8 @@ engine, so each denoising step is a sample. The goldens are checked before anyth
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -113,10 +114,12 @@ def measure(subject: Subject, warmup: int, repeat: int, recorder: Recorder) -> N
     subject.instruments.laps()
     for number in range(warmup + repeat):
         run = "first" if number == 0 else "warming" if number < warmup else "warm"
+        begin = time.process_time()
         prepared = subject.prepare()
-        _add(subject.instruments, prepared.timings, "prepare", run, recorder)
+        _add(subject.instruments, prepared.timings, "prepare", run, time.process_time() - begin, recorder)
+        begin = time.process_time()
         result = subject.age(prepared)
-        _add(subject.instruments, result.timings, "age", run, recorder)
+        _add(subject.instruments, result.timings, "age", run, time.process_time() - begin, recorder)
 
 
 def tables(record: Record) -> list[Table]:
@@ -136,8 +139,11 @@ def tables(record: Record) -> list[Table]:
         (f"{series.labels['what']}, fresh process", seconds(percentiles(series.samples).p50))
         for series in record.all("start")
     ]
-    shares = _rest_shares(record, "prepare") + _rest_shares(record, "age")
-    facts += [(f"share that is no network, {part}", f"{100 * share:.1f} %") for part, share in shares]
+    for parts in (("prepare",), ("age",), ("prepare", "age")):
+        share = 1.0 - _processor(record, "networks, processor", parts) / _processor(
+            record, "processor", parts
+        )
+        facts.append((f"processor time that is no network, {' and '.join(parts)}", f"{100 * share:.1f} %"))
     found.append(Table("Process", ("what", "value"), tuple(facts)))
     return found
 
@@ -198,17 +204,18 @@ def _subject(bundle: Bundle, image: np.ndarray, arguments: argparse.Namespace) -
     )
 
 
-def _add(tools: Instruments, timings: StageTimings, part: str, run: str, recorder: Recorder) -> None:
-    """One part of one run."""
+def _add(
+    tools: Instruments, timings: StageTimings, part: str, run: str, processor: float, recorder: Recorder
+) -> None:
+    """One part of one run, which took so many processor seconds."""
+    recorder.add("processor", "s", processor, part=part, run=run)
+    recorder.add("networks, processor", "s", tools.processor_seconds, part=part, run=run)
     for name, taken in timings.as_dict().items():
         recorder.add("stage", "s", taken, part=part, stage=name, run=run)
     rows = dict(tools.rows)
-    networks = 0.0
     for component, stage in tools.laps().items():
         recorder.add("network", "s", *stage.laps, component=component, run=run)
         recorder.add("rows", "", rows[component], component=component, run=run)
-        networks += stage.seconds
-    recorder.add("networks", "s", networks, part=part, run=run)
 
 
 def _count(bundle: Bundle, recorder: Recorder, arguments: argparse.Namespace) -> None:
@@ -246,13 +253,9 @@ def _network_row(record: Record, component: str) -> tuple[str, ...]:
     return component, _median(record.of("load", component=component)), _median(first), *measured, speed
 
 
-def _rest_shares(record: Record, part: str) -> list[tuple[str, float]]:
-    total = record.of("stage", part=part, stage="total", run="warm")
-    networks = record.of("networks", part=part, run="warm")
-    if total is None or networks is None:
-        return []
-    shares = [1.0 - inside / whole for inside, whole in zip(networks.samples, total.samples)]
-    return [(part, percentiles(shares).p50)]
+def _processor(record: Record, name: str, parts: Sequence[str]) -> float:
+    """Processor seconds of all warm runs of these parts."""
+    return sum(sum(series.samples) for part in parts for series in record.all(name, part=part, run="warm"))
 
 
 def _labels(record: Record, name: str, key: str) -> list[str]:
