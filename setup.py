@@ -24,8 +24,11 @@ TRAIN = [*MODELS, "accelerate>=1.0", "tensorboard>=2.14", "PyYAML>=6.0", "scipy>
 # TensorRT-RTX comes for x86-64 Linux and Windows; elsewhere TensorRT comes with the system (JetPack).
 X86 = "platform_machine in 'x86_64 AMD64' and sys_platform in 'linux win32'"
 ENGINES = [f"cuda-bindings>=12.6; {X86}", f"tensorrt-rtx>=1.4; {X86}"]
+# What agesdk is measured against, beside diffusers.
+PEERS = ["openvino>=2024.4"]
 CHECKS = [
     "hypothesis>=6.100",
+    "matplotlib>=3.8",
     "mypy>=1.15",
     # Only CLIP's byte-pair vocabulary in it is used, for tests of tokenizers; unlike clip-anytorch, which has
     # the same file, it does not pull torchvision.
@@ -33,6 +36,7 @@ CHECKS = [
     "pillow>=10.3",
     "psutil>=5.9",
     "pytest>=8.0",
+    "rich>=13.0",
     "ruff>=0.9",
     "types-PyYAML",
     "types-tqdm",
@@ -58,6 +62,7 @@ setup(
         # extra.
         "gpu": ["onnxruntime-gpu>=1.18"],
         "tensorrt-rtx": ENGINES,
+        "peers": PEERS,
         "dev": sorted({*EXPORT, *TRAIN, *ENGINES, *CHECKS}),
     },
     entry_points={"console_scripts": ["agesdk = agesdk.cli:main"]},

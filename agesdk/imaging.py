@@ -225,7 +225,7 @@ def _decode(data: bytes, name: str) -> Picture:
         )
     if pixels.ndim == 3 and pixels.shape[2] >= 3:
         conversion = cv2.COLOR_BGR2RGB if pixels.shape[2] == 3 else cv2.COLOR_BGRA2RGBA
-        pixels = cv2.cvtColor(pixels, conversion)
+        pixels = cv2.cvtColor(pixels, conversion, dst=pixels)  # in place: no second copy of a large picture
     return Picture(_oriented(_three_channels(pixels), header.orientation), header.icc_profile)
 
 

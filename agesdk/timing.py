@@ -10,15 +10,24 @@ from dataclasses import dataclass, field
 
 @dataclass(frozen=True)
 class Stage:
-    """Total wall-clock seconds of a stage and how often it ran."""
+    """The wall-clock seconds of every time a stage ran."""
 
-    seconds: float
-    count: int
+    laps: tuple[float, ...]
+
+    @property
+    def seconds(self) -> float:
+        """Of all laps together."""
+        return sum(self.laps)
+
+    @property
+    def count(self) -> int:
+        """How often the stage ran."""
+        return len(self.laps)
 
 
 @dataclass(frozen=True)
 class StageTimings:
-    """Seconds and counts by stage, in the order in which the stages first ran, and the total wall-clock time.
+    """Laps by stage, in the order in which the stages first ran, and the total wall-clock time.
 
     Stages may be nested, so their sum may exceed ``total``.
     """
@@ -49,7 +58,7 @@ class Stopwatch:
 
     def __init__(self) -> None:
         self._start = time.perf_counter()
-        self._stages: dict[str, Stage] = {}
+        self._laps: dict[str, list[float]] = {}
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
@@ -58,9 +67,9 @@ class Stopwatch:
         try:
             yield
         finally:
-            before = self._stages.get(name, Stage(0.0, 0))
-            self._stages[name] = Stage(before.seconds + time.perf_counter() - begin, before.count + 1)
+            self._laps.setdefault(name, []).append(time.perf_counter() - begin)
 
     def timings(self) -> StageTimings:
         """What was measured so far; ``total`` runs from the construction."""
-        return StageTimings(dict(self._stages), time.perf_counter() - self._start)
+        stages = {name: Stage(tuple(laps)) for name, laps in self._laps.items()}
+        return StageTimings(stages, time.perf_counter() - self._start)

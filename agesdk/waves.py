@@ -27,21 +27,21 @@ def make_waves(transforms: Mapping[str, np.ndarray], size: int) -> list[list[str
 
     Greedy colouring, the zones with most overlaps first; on face zones it finds the fewest waves.
     """
-    footprints = {name: _footprint(transform, size) for name, transform in transforms.items()}
+    names = list(transforms)
+    footprints = [_footprint(transform, size) for transform in transforms.values()]
+    meets = _intersections(np.array(footprints).reshape(-1, 4, 2))
     overlaps = {
-        name: {
-            other for other in footprints if other != name and _intersect(footprints[name], footprints[other])
-        }
-        for name in footprints
+        name: {other for other, met in zip(names, row) if met and other != name}
+        for name, row in zip(names, meets)
     }
     waves: list[set[str]] = []
-    for name in sorted(footprints, key=lambda name: -len(overlaps[name])):
+    for name in sorted(names, key=lambda name: -len(overlaps[name])):
         wave = next((wave for wave in waves if not wave & overlaps[name]), None)
         if wave is None:
             waves.append({name})
         else:
             wave.add(name)
-    return [[name for name in footprints if name in wave] for wave in waves]
+    return [[name for name in names if name in wave] for wave in waves]
 
 
 def _footprint(transform: np.ndarray, size: int) -> np.ndarray:
@@ -55,12 +55,17 @@ def _footprint(transform: np.ndarray, size: int) -> np.ndarray:
     return np.asarray(corners @ transform[:, :2].T + transform[:, 2])
 
 
-def _intersect(first: np.ndarray, second: np.ndarray) -> bool:
-    """Whether two convex polygons share a point: no edge's normal separates them."""
-    for polygon in (first, second):
-        edges = np.roll(polygon, -1, axis=0) - polygon
-        for normal in np.stack([-edges[:, 1], edges[:, 0]], axis=1):
-            a, b = first @ normal, second @ normal
-            if a.max() < b.min() or b.max() < a.min():
-                return False
-    return True
+def _intersections(polygons: np.ndarray) -> np.ndarray:
+    """Which of the convex polygons, float64 [N, corners, 2], share a point: bool [N, N].
+
+    Two do if no edge's normal separates them.
+    """
+    edges = np.roll(polygons, -1, axis=1) - polygons
+    normals = np.stack([-edges[..., 1], edges[..., 0]], axis=-1)
+    # Every polygon (axis 2) seen along every normal (axis 1) of every polygon (axis 0).
+    along = np.einsum("ien,pcn->iepc", normals, polygons)
+    low, high = along.min(axis=-1), along.max(axis=-1)
+    own = np.arange(len(polygons))
+    own_low, own_high = low[own, :, own][..., None], high[own, :, own][..., None]
+    separated = ((own_high < low) | (high < own_low)).any(axis=1)
+    return np.asarray(~(separated | separated.T))

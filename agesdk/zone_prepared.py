@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 
 from agesdk.bundle import ZoneAgingSettings
-from agesdk.faces.frames import extract_crop
+from agesdk.faces.frames import extract_crop, to_image
 from agesdk.faces.skin import SkinTone, blur_inside, skin_mask, skin_tone
 from agesdk.faces.types import Face
 from agesdk.faces.zones import ZONES, Zone, crop_transform, feather_mask, landmarks_in_crop
@@ -202,8 +202,12 @@ def _take(image: np.ndarray, face: Face, zone: Zone, tone: SkinTone, size: int) 
 
 def _inside(transform: np.ndarray, size: int, shape: tuple[int, ...]) -> np.ndarray:
     """bool [size, size]: the crop's pixels that lie in the picture."""
+    last = size - 1.0
+    corners = to_image(transform, np.array([[0.0, 0.0], [last, 0.0], [0.0, last], [last, last]]))
+    if (corners > -0.5).all() and (corners < np.array([shape[1], shape[0]]) - 0.5).all():
+        return np.ones((size, size), bool)
     columns, rows = np.meshgrid(np.arange(size), np.arange(size))
-    points = np.stack([columns, rows], axis=-1) @ transform[:, :2].T + transform[:, 2]
+    points = to_image(transform, np.stack([columns, rows], axis=-1))
     inside = (points > -0.5) & (points < np.array([shape[1], shape[0]]) - 0.5)
     return np.asarray(inside.all(axis=-1))
 

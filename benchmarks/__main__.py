@@ -21,6 +21,18 @@ class Command:
 
 
 COMMANDS = {
+    "compare": Command(
+        "benchmarks.speed.compare",
+        "agesdk beside diffusers or OpenVINO: speed, memory, and the difference of the pictures",
+    ),
+    "engines": Command(
+        "benchmarks.speed.engine_builds",
+        "time, size and memory of compiling a bundle's engines",
+    ),
+    "latency": Command(
+        "benchmarks.speed.latency",
+        "where the time of a run goes: stages, networks, first and later runs, memory, start-up",
+    ),
     "lifespan": Command(
         "benchmarks.lifespan",
         "time and peak memory of a lifespan-aging bundle, and what each option changes in the picture",
@@ -32,6 +44,18 @@ COMMANDS = {
     "quality-zone": Command(
         "benchmarks.quality.command",
         "how good a zone-aging bundle is: wrinkles against targets, judge, identity, age, Fréchet distance",
+    ),
+    "report": Command(
+        "benchmarks.speed.report",
+        "render records again: tables, plots, and docs/benchmarks.md",
+    ),
+    "roofline": Command(
+        "benchmarks.speed.roofline",
+        "the networks beside what the machine could do at most, in arithmetic and memory",
+    ),
+    "scaling": Command(
+        "benchmarks.speed.scaling",
+        "growth of time and memory over batch, zones, steps, picture size, ages and calls",
     ),
 }
 
@@ -54,6 +78,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if name in words:
             importlib.import_module(command.module).add_arguments(sub)
     arguments = parser.parse_args(words)
+    arguments.words = words
     logging.basicConfig(
         level=logging.INFO if arguments.verbose else logging.WARNING,
         format="%(levelname)s %(name)s: %(message)s",

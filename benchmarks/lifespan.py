@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import math
 import multiprocessing
 import resource
 import time
@@ -23,6 +22,7 @@ import numpy as np
 
 from agesdk.errors import AgeSDKError, UsageError
 from agesdk.lifespan_aging import LifespanAger
+from benchmarks.quality.metrics import psnr
 
 PUBLISHED = "as published"
 
@@ -148,12 +148,6 @@ def measure_bundle(bundle: str, options: Sequence[str], request: Request) -> lis
             )
         costs.append(cost)
     return costs
-
-
-def psnr(a: np.ndarray, b: np.ndarray) -> float:
-    """Peak signal-to-noise ratio of two uint8 pictures in dB; infinite if they are the same."""
-    error = float(np.mean((a.astype(np.float64) - b) ** 2))
-    return math.inf if error == 0.0 else 10.0 * math.log10(255.0**2 / error)
 
 
 def table(costs: Sequence[Cost]) -> str:

@@ -131,7 +131,8 @@ def mix_guidance(halves: np.ndarray, scale: float) -> np.ndarray:
     numpy.ndarray
         float32 [2 B, ...]: ``null + scale * (conditioned - null)``, twice.
     """
-    null, conditioned = np.split(halves, 2)
+    half = len(halves) // 2
+    null, conditioned = halves[:half], halves[half:]
     guided = null + np.float32(scale) * (conditioned - null)
     return np.concatenate([guided, guided])
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from agesdk.backends import load_engine
+from agesdk.backends import Engine, load_engine
 from agesdk.bundle import Bundle, FaceAnalysisSettings
 from agesdk.errors import BundleError, FaceError, ImageError
 from agesdk.faces.align import five_points
@@ -79,17 +80,23 @@ class FaceAnalyzer:
         """
         if not isinstance(bundle, Bundle):
             bundle = Bundle.open(bundle, kind="face-analysis")
+        load = functools.partial(load_engine, backend=backend, provider=provider, threads=threads)
+        return cls.from_engines(bundle, load)
+
+    @classmethod
+    def from_engines(cls, bundle: Bundle, load: Callable[[Bundle, str], Engine]) -> FaceAnalyzer:
+        """Over the engines that ``load`` opens by component name."""
         settings = bundle.settings
         if not isinstance(settings, FaceAnalysisSettings):
             raise BundleError(
                 f"{bundle.path} is not a face-analysis bundle.", f"its kind is {bundle.manifest.kind}"
             )
         shape = bundle.table("face_shape")
-        detector = load_engine(bundle, "face_detector", backend, provider, threads)
-        landmarks = load_engine(bundle, "face_landmarks", backend, provider, threads)
         return cls(
-            FaceDetector(detector, settings.detector_threshold, settings.overlap_threshold),
-            LandmarkModel(landmarks, shape["mirror"]),
+            FaceDetector(
+                load(bundle, "face_detector"), settings.detector_threshold, settings.overlap_threshold
+            ),
+            LandmarkModel(load(bundle, "face_landmarks"), shape["mirror"]),
             shape["mean_face"],
             settings.landmark_threshold,
         )

@@ -14,10 +14,10 @@ from PIL import Image
 
 from agesdk.bundle import SvrSettings
 from agesdk.imaging import read_image
+from benchmarks.plain_lifespan import PlainPipeline
 from export.cradle2cane import Options
 from export.cradle2cane.command import make_settings
 from export.cradle2cane.source import Source
-from tests.lifespan_aging.plain_pipeline import PlainPipeline
 from tests.lifespan_reference import ROOT, Variant
 
 CLOSE = 1e-4

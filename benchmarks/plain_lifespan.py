@@ -6,7 +6,7 @@ loaded, which `test_goldens` compares with the recorded embeddings.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -84,7 +84,7 @@ class PlainPipeline:
         latent_chaining: bool = False,
     ) -> Outcome:
         """The script, but for ``latent_chaining``: diffusers takes latents for a picture too."""
-        strength = self._strength(abs(source_age - target_age), one_threshold)
+        strength = first_strength(self.hparams, abs(source_age - target_age), one_threshold)
         prompt = f"a face image of a {target_age} years old {gender}"
         if addition is not None:
             prompt, strength = f"{prompt}, {addition}", 0.75
@@ -96,10 +96,9 @@ class PlainPipeline:
         aged = self._pass(strength=strength, output_type="latent" if latent_chaining else "pil", **first)
         pictures = [square, aged]
         if self.hparams["use_swr"] and self.hparams["use_four_image_swr"]:
-            others = [other for other in (0.25, 0.5, 0.75) if other != strength][:2]
-            for number, other in enumerate(others, start=1):
+            for label, other in further_passes(strength):
                 pictures.append(self._pass(strength=other, **first))
-                order.append((f"extra{number}", other))
+                order.append((label, other))
         feature = self._face(pictures if self.hparams["use_swr"] else pictures[:1])
         turned = self._clip(square, source_age, target_age)
         tokens = torch.stack([self.face_projection(feature), self.clip_projection(turned)], dim=1)
@@ -115,14 +114,6 @@ class PlainPipeline:
         noise = drawn_noise(seed, order, latent_chaining)
         first_picture = None if latent_chaining else np.asarray(aged)
         return Outcome(first_picture, np.asarray(final), feature[0], tokens[0], noise)
-
-    def _strength(self, gap: int, one_threshold: bool) -> float:
-        values = self.hparams
-        if not (one_threshold or values["use_adaptive_noise_inject"]):
-            return float(values["aged_strength"])
-        if gap <= values["t1"]:
-            return 0.25
-        return 0.5 if one_threshold or gap <= values["t2"] else 0.75
 
     def _pass(self, **arguments: Any) -> Any:
         made = self.pipe(num_inference_steps=STEPS, guidance_scale=1, **arguments).images
@@ -159,6 +150,21 @@ class PlainPipeline:
             angle = torch.arccos((source @ target).clamp(-1 + 1e-7, 1 - 1e-7))
             end = (torch.sin(angle / 2) * (target + source)) / torch.sin(angle)
         return torch.nn.functional.normalize(image + end - source)
+
+
+def first_strength(hparams: Mapping[str, Any], gap: int, one_threshold: bool = False) -> float:
+    """Adaptive noise injection: the strength of the first pass for a gap in years."""
+    if not (one_threshold or hparams["use_adaptive_noise_inject"]):
+        return float(hparams["aged_strength"])
+    if gap <= hparams["t1"]:
+        return 0.25
+    return 0.5 if one_threshold or gap <= hparams["t2"] else 0.75
+
+
+def further_passes(strength: float) -> list[tuple[str, float]]:
+    """Labels and strengths of the further first passes of four-image SVR."""
+    others = [other for other in (0.25, 0.5, 0.75) if other != strength][:2]
+    return [(f"extra{number}", other) for number, other in enumerate(others, start=1)]
 
 
 def centred_square(image: Image.Image) -> Image.Image:
