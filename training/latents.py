@@ -7,10 +7,8 @@ the skin mask at latent resolution.
 
 from __future__ import annotations
 
-import csv
 import logging
 import multiprocessing
-from dataclasses import dataclass
 from pathlib import Path
 
 import cv2
@@ -19,8 +17,9 @@ import torch
 from numpy.typing import NDArray
 
 from agesdk.faces.skin import blur_inside
-from agesdk.faces.zones import CROP_SIZE, ZONE_KINDS
+from agesdk.faces.zones import CROP_SIZE
 from training.autoencoder import SmallVAE
+from training.crop_table import CropTable
 from training.precision import channels_last, resolve
 
 logger = logging.getLogger(__name__)
@@ -30,33 +29,6 @@ BLUR_SIGMAS = (5.0, 7.0, 10.0, 14.0)
 shading of deep folds in; a model that always sees it learns to trust it, and carves young skin, which has
 none."""
 PLAIN_BLUR_SIGMA = 7.0
-
-
-@dataclass(frozen=True)
-class CropTable:
-    """Columns of ``index.csv`` of a zone data set, one entry a crop."""
-
-    file: NDArray[np.str_]
-    kind: NDArray[np.int64]
-    side: NDArray[np.str_]
-    score: NDArray[np.float32]
-    lightness: NDArray[np.float32]
-    split: NDArray[np.str_]
-    wrinkle_index: NDArray[np.float32]
-
-    @classmethod
-    def read(cls, zones: Path) -> CropTable:
-        with open(zones / "index.csv", newline="") as f:
-            rows = list(csv.DictReader(f))
-        return cls(
-            np.array([r["file"] for r in rows]),
-            np.array([ZONE_KINDS.index(r["kind"]) for r in rows]),
-            np.array([r["side"] for r in rows]),
-            np.array([float(r["score"]) for r in rows], np.float32),
-            np.array([float(r["lightness"]) for r in rows], np.float32),
-            np.array([r["split"] for r in rows]),
-            np.array([float(r["wrinkle_index"]) for r in rows], np.float32),
-        )
 
 
 def vary(
@@ -94,7 +66,7 @@ def encode_variants(
     if (out / "DONE").exists():
         return
     out.mkdir(parents=True, exist_ok=True)
-    count, h = len(CropTable.read(zones).score), CROP_SIZE // vae.scale_factor
+    count, h = len(CropTable.read(zones)), CROP_SIZE // vae.scale_factor
     shape = (count, variants, vae.config.latent_channels, h, h)
     np.lib.format.open_memmap(out / "latents.npy", "w+", np.float16, shape).flush()
     np.lib.format.open_memmap(out / "blurred.npy", "w+", np.float16, shape).flush()
@@ -130,7 +102,7 @@ def _encode_share(zones: Path, out: Path, config: object, seed: int, rank: int, 
     )
     small_masks = np.load(out / "masks.npy", mmap_mode="r+")
     margin, inner = (crops.shape[1] - CROP_SIZE) // 2, CROP_SIZE
-    for n in range(rank, len(table.score), processes):
+    for n in range(rank, len(table), processes):
         if not np.isfinite(table.score[n]):
             continue
         pictures = []

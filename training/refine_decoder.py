@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from training.autoencoder import SmallVAE
-from training.latents import CropTable
+from training.crop_table import CropTable
 from training.precision import channels_last, resolve
 from training.train_vae import reconstruction_loss
 
@@ -79,7 +79,7 @@ def refine(zones: Path, vae: SmallVAE, state_path: Path, config: RefineConfig) -
     table = CropTable.read(zones)
     crops = np.load(zones / "crops.npy", mmap_mode="r")
     rows = np.flatnonzero((table.split == "train") & np.isfinite(table.score))
-    weight = 1.0 + (config.old_weight - 1.0) * table.score[rows]
+    weight = 1.0 + (config.old_weight - 1.0) * table.score[rows].astype(np.float32)
     cumulative = np.cumsum(weight / weight.sum())
     torch.manual_seed(config.seed)
     discriminator = PatchDiscriminator()
