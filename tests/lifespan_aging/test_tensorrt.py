@@ -22,7 +22,7 @@ from tests.tensorrt_checks import (  # noqa: E402
 )
 
 EXACT_RESIZE = {"face_encoder", "clip_image_encoder"}
-"""Their resize of the picture is a float32 matrix product in every precision, since its sums overflow float16;
+"""Their resize of the picture is a float32 matrix product in every precision: its sums overflow float16.
 Turing has none."""
 
 
