@@ -83,7 +83,7 @@ def read_picture(source: ImageSource) -> Picture:
     ----------
     source:
         A path; the bytes of a file; or an array uint8 ``[H, W]`` (grey), ``[H, W, 3]`` (RGB) or ``[H, W, 4]``
-        (RGBA), upright. An RGB array is copied, so later changes to it have no effect.
+        (RGBA), upright. An RGB array is not copied: leave it unchanged for as long as the picture is used.
 
     Raises
     ------
@@ -238,7 +238,9 @@ def _from_array(array: np.ndarray) -> np.ndarray:
             "For floats in 0..1: (array * 255).round().clip(0, 255).astype('uint8')",
         )
     _check_size("The array", array.shape[1], array.shape[0])
-    return np.array(_three_channels(array), order="C", copy=True)
+    pixels = np.ascontiguousarray(_three_channels(array)).view()
+    pixels.flags.writeable = False  # it may be the caller's
+    return pixels
 
 
 def _three_channels(pixels: np.ndarray) -> np.ndarray:

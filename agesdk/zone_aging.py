@@ -97,9 +97,10 @@ class ZoneAger:
         Parameters
         ----------
         image:
-            A path, the bytes of a file, or uint8 [H, W, 3] RGB (copied).
+            A path, the bytes of a file, or uint8 [H, W, 3] RGB, which is not copied: leave
+            it unchanged while the prepared face is used.
         face:
-            Index of the face, largest first; or a `Face` found before. None takes the largest.
+            Index of the face, largest first; or a `Face` found before. None: see `select_face`.
 
         Raises
         ------
@@ -199,7 +200,7 @@ class ZoneAger:
             ticker.stage = f"wave {number + 1} of {len(run.waves)}"
             drops = [face.scores[name] - wanted[name] for name in wave]
             crops = [face.crops[name] for name in wave]
-            made = self._age_wave(picture, crops, drops, run, noise, ticker, watch)
+            made = self._age_wave(picture, crops, drops, run, noise, ticker, watch, changed=number > 0)
             for name, crop in zip(wave, made):
                 results[name] = ZoneResult(face.scores[name], wanted[name], None, None, number, crop)
         if refiner is not None:
@@ -226,14 +227,16 @@ class ZoneAger:
         noise: Mapping[str, np.ndarray],
         ticker: Ticker,
         watch: Stopwatch,
+        changed: bool,
     ) -> np.ndarray:
         """Age one wave in the picture, in place; what the model made of the crops, uint8 [B, S, S, 3].
 
-        ``drops``: by how much the score of each crop is to fall, negative where it is to rise.
+        ``drops``: by how much the score of each crop is to fall, negative where it is to rise. ``changed``:
+        whether the picture is no longer that of which the crops were taken.
         """
         settings = self.model.settings
         with watch.stage("crops"):
-            crops = [crop.retaken(picture) for crop in sources]
+            crops = [crop.retaken(picture) for crop in sources] if changed else list(sources)
         complete(crops, self.model, watch)
         ticker.advance(len(crops))
 

@@ -133,8 +133,12 @@ def mix_guidance(halves: np.ndarray, scale: float) -> np.ndarray:
     """
     half = len(halves) // 2
     null, conditioned = halves[:half], halves[half:]
-    guided = null + np.float32(scale) * (conditioned - null)
-    return np.concatenate([guided, guided])
+    both = np.empty_like(halves)
+    guided = np.subtract(conditioned, null, out=both[:half])
+    guided *= np.float32(scale)
+    guided += null
+    both[half:] = guided
+    return both
 
 
 def batch_slices(engine: Engine, count: int, copies: int = 1) -> list[slice]:
@@ -196,16 +200,17 @@ def check_feeds(component: Component, described: Mapping[str, tuple[str, tuple[i
         if name not in described:
             raise BackendError(f'The input "{name}" of {where} is missing.', f"It needs {listed(expected)}.")
         dtype, shape = described[name]
-        stated = f"The manifest states {spec.dtype} {format_shape(spec.shape)}."
         if dtype != spec.dtype:
-            raise BackendError(f'The input "{name}" of {where} is {dtype}.', stated)
+            raise BackendError(f'The input "{name}" of {where} is {dtype}.', _stated(spec))
         if len(shape) != len(spec.shape):
-            raise BackendError(f'The input "{name}" of {where} has shape {format_shape(shape)}.', stated)
+            raise BackendError(
+                f'The input "{name}" of {where} has shape {format_shape(shape)}.', _stated(spec)
+            )
         for size, wanted in zip(shape, spec.shape, strict=True):
             if isinstance(wanted, int):
                 if size != wanted:
                     raise BackendError(
-                        f'The input "{name}" of {where} has shape {format_shape(shape)}.', stated
+                        f'The input "{name}" of {where} has shape {format_shape(shape)}.', _stated(spec)
                     )
                 continue
             first, first_name = symbols.setdefault(wanted, (size, name))
@@ -220,6 +225,10 @@ def check_feeds(component: Component, described: Mapping[str, tuple[str, tuple[i
                     f'"{wanted}" is {size} in the input "{name}" of {where}.',
                     f"The bundle's profile allows {low} to {high}.",
                 )
+
+
+def _stated(spec: TensorSpec) -> str:
+    return f"The manifest states {spec.dtype} {format_shape(spec.shape)}."
 
 
 def check_tensors(

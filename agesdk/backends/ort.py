@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import cache
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -142,9 +143,15 @@ def _guidance_component(engine: OrtEngine) -> Component:
     return Component("guidance", "fp32", ("guidance.onnx",), (halves, scale), (guided,), engine.profile)
 
 
+@cache
+def _dtype_name(dtype: np.dtype[Any]) -> str:
+    """numpy builds the name anew each time it is asked, which every feed of every step would pay for."""
+    return dtype.name
+
+
 def _describe(tensor: Tensor) -> tuple[str, tuple[int, ...]]:
     if isinstance(tensor, np.ndarray):
-        return tensor.dtype.name, tensor.shape
+        return _dtype_name(tensor.dtype), tensor.shape
     if hasattr(tensor, "data_type"):
         return _NUMPY_OF_ORT.get(tensor.data_type(), tensor.data_type()), tuple(tensor.shape())
     raise BackendError(

@@ -65,7 +65,10 @@ def add_sampling_options(parser: argparse.ArgumentParser) -> None:
 def add_face_option(parser: argparse.ArgumentParser) -> None:
     """Which face of several."""
     parser.add_argument(
-        "--face", type=whole(0), metavar="N", help="index of the face, largest first (default: 0)"
+        "--face",
+        type=whole(0),
+        metavar="N",
+        help="index of the face, largest first (default: the largest that is certainly a face)",
     )
 
 

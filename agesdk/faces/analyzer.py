@@ -29,8 +29,10 @@ MAX_YAW = 50.0
 
 # Smaller faces than MIN_SIZE are looked for too, so that the answer is "too small" and not "no face".
 _SEARCH_MARGIN = 0.75
-# An upside-down face can pass for an upright one, but its score stays below this; upright ones reach 0.9.
-_CERTAIN = 0.8
+CERTAIN = 0.8
+"""Score from which on a face is taken for one without doubt. Upright faces reach 0.9; an upside-down one can
+pass for an upright one, and folds of cloth for a face, but their scores stay below."""
+
 # Beside the largest face, all faces of at least this share of its size are looked for.
 _COMPANION = 0.4
 # A face that is small in its window is placed badly and scores less than in the windows of the next level.
@@ -133,9 +135,9 @@ class FaceAnalyzer:
             )
             if not thorough and faces and complete_from <= _COMPANION * max(face.size for face in faces):
                 break
-        if all(face.score < _CERTAIN for face in faces):
+        if all(face.score < CERTAIN for face in faces):
             turned = self._analyse(source, self._detector.turned(source))
-            certain = [face for face in turned if face.score >= _CERTAIN]
+            certain = [face for face in turned if face.score >= CERTAIN]
             faces = _distinct(faces + (certain if faces else turned))
         return sorted(faces, key=lambda face: -face.size)
 
@@ -183,7 +185,8 @@ def select_face(
     faces:
         As `FaceAnalyzer.detect` returns them, largest first.
     index:
-        Which one; None takes the largest (and logs it when there are several).
+        Which one; None takes the largest, of those that are certain if any is (and logs it when there are
+        several).
     min_size, max_yaw:
         Limits in pixels of `Face.size` and in degrees.
 
@@ -203,13 +206,13 @@ def select_face(
             f"{len(faces)} {'face was' if len(faces) == 1 else 'faces were'} found.",
             f"Give an index from 0 (the largest) to {len(faces) - 1}.",
         )
-    if index is None and len(faces) > 1:
-        _log.info(
-            "the picture shows %d faces; the largest, face 0, is taken; others are 1 to %d",
-            len(faces),
-            len(faces) - 1,
-        )
-    face = faces[index or 0]
+    if index is None:
+        index = next((i for i, face in enumerate(faces) if face.score >= CERTAIN), 0)
+        if len(faces) > 1:
+            _log.info(
+                "the picture shows %d faces, 0 to %d; face %d is taken", len(faces), len(faces) - 1, index
+            )
+    face = faces[index]
     if face.size < min_size:
         raise FaceError(
             f"The face is {face.size:.0f} pixels high.",

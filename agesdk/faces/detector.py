@@ -59,6 +59,9 @@ class Detections:
         return Detections(self.centre[which], self.side[which], self.score[which], self.keypoints[which])
 
 
+_NONE = Detections(np.zeros((0, 2)), np.zeros(0), np.zeros(0), np.zeros((0, _KEYPOINTS, 2)))
+
+
 class FaceDetector:
     """Detector over an engine with input ``image`` uint8 [batch, 128, 128, 3] RGB and outputs ``boxes``
     float32 [batch, 896, 16], ``scores`` float32 [batch, 896] (logits).
@@ -66,14 +69,14 @@ class FaceDetector:
     Parameters
     ----------
     threshold:
-        Least score of a detection, 0..1.
+        Least score of a detection, above 0 and below 1.
     overlap_threshold:
         Detections whose boxes overlap by more (intersection over union) are one face.
     """
 
     def __init__(self, engine: Engine, threshold: float = 0.5, overlap_threshold: float = 0.3) -> None:
         self._engine = engine
-        self._threshold = threshold
+        self._least_logit = math.log(threshold / (1.0 - threshold))
         self._overlap_threshold = overlap_threshold
         self._anchors = make_anchors()
 
@@ -114,8 +117,10 @@ class FaceDetector:
         self, frame: np.ndarray, boxes: np.ndarray, logits: np.ndarray, size: tuple[int, int]
     ) -> Detections:
         """Candidates of one window above the threshold, in image pixels."""
-        score = 1.0 / (1.0 + np.exp(-np.clip(logits.astype(np.float64), -80.0, 80.0)))
-        keep = np.flatnonzero(score >= self._threshold)
+        keep = np.flatnonzero(logits >= self._least_logit)
+        if not len(keep):
+            return _NONE
+        score = 1.0 / (1.0 + np.exp(-np.clip(logits[keep].astype(np.float64), -80.0, 80.0)))
         raw = boxes[keep].astype(np.float64)
         anchors = self._anchors[keep]
         centre = raw[:, :2] + anchors * INPUT_SIZE
@@ -126,7 +131,7 @@ class FaceDetector:
         return Detections(
             to_image(frame, centre[whole] - 0.5),
             side[whole] * frame_step(frame),
-            score[keep][whole],
+            score[whole],
             to_image(frame, keypoints[whole] - 0.5),
         )
 

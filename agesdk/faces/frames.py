@@ -6,14 +6,13 @@ A frame is an affine map float64 [2, 3] from frame pixels to image pixels, pixel
 from __future__ import annotations
 
 import math
-from functools import cached_property
 
 import cv2
 import numpy as np
 
-_REDUCED_SIDE = 1024
-# Averaging to this many pixels per frame pixel, then interpolating, keeps detail unaliased.
-_OVERSAMPLING = 1.25
+# From this many pixels per frame pixel on, interpolation alone aliases: they are averaged first, to a little
+# more than the frame has.
+_ALIASING, _OVERSAMPLING = 1.6, 1.25
 
 
 def make_frame(
@@ -32,16 +31,22 @@ def make_frame(
     mirrored:
         The frame's x axis runs from the square's right to its left.
     """
-    step = side / size
-    across = np.array([math.cos(angle), math.sin(angle)]) * step
-    down = np.array([-across[1], across[0]])
-    columns = np.stack([-across if mirrored else across, down], axis=1)
-    return np.column_stack([columns, np.asarray(centre, np.float64) - columns @ np.full(2, (size - 1) / 2)])
+    step = float(side) / size
+    down_x, down_y = -math.sin(angle) * step, math.cos(angle) * step
+    across_x, across_y = (-down_y, down_x) if mirrored else (down_y, -down_x)
+    middle = (size - 1) / 2
+    return np.array(
+        [
+            [across_x, down_x, float(centre[0]) - middle * (across_x + down_x)],
+            [across_y, down_y, float(centre[1]) - middle * (across_y + down_y)],
+        ]
+    )
 
 
 def frame_step(frame: np.ndarray) -> float:
     """Image pixels per frame pixel."""
-    return math.sqrt(abs(float(np.linalg.det(frame[:, :2]))))
+    (a, b, _), (c, d, _) = frame.tolist()
+    return math.sqrt(abs(a * d - b * c))
 
 
 def to_image(frame: np.ndarray, points: np.ndarray) -> np.ndarray:
@@ -65,7 +70,7 @@ def cut(image: np.ndarray, frame: np.ndarray, size: int) -> np.ndarray:
         return np.zeros((size, size, 3), np.uint8)
     region = image[y0:y1, x0:x1]
     local = np.column_stack([frame[:, :2], frame[:, 2] - (x0, y0)])
-    if step > _OVERSAMPLING:
+    if step > _ALIASING:
         shrink = _OVERSAMPLING / step
         region, local = _shrunk(
             region, local, round(region.shape[1] * shrink), round(region.shape[0] * shrink)
@@ -125,7 +130,7 @@ def _shrunk(region: np.ndarray, frame: np.ndarray, width: int, height: int) -> t
 
 
 class Source:
-    """A picture that many frames are cut from: large frames come from a reduced copy, made once when needed.
+    """A picture that many frames are cut from: large frames come from reduced copies, made once when needed.
 
     image: uint8 [H, W, 3].
     """
@@ -133,19 +138,26 @@ class Source:
     def __init__(self, image: np.ndarray) -> None:
         self.image = image
         self.height, self.width = image.shape[:2]
+        self._reduced: dict[int, np.ndarray] = {0: image}
 
     def cut(self, frame: np.ndarray, size: int) -> np.ndarray:
-        """As the function `cut`. The reduced copy serves while it has more pixels than the frame."""
-        scale = _REDUCED_SIDE / max(self.height, self.width)
-        if scale > 0.75 or scale * frame_step(frame) < _OVERSAMPLING:
-            return cut(self.image, frame, size)
-        reduced = self._reduced
-        scales = np.array([reduced.shape[1] / self.width, reduced.shape[0] / self.height])
-        moved = np.column_stack([frame[:, :2] * scales[:, None], (frame[:, 2] + 0.5) * scales - 0.5])
-        return cut(reduced, moved, size)
+        """As the function `cut`, from the smallest copy with at least as many pixels as the frame."""
+        halvings = math.floor(math.log2(max(frame_step(frame), 1.0)))
+        while min(self.height, self.width) < 2**halvings:
+            halvings -= 1
+        factor = 2**halvings
+        moved = np.column_stack([frame[:, :2], frame[:, 2] + 0.5 - 0.5 * factor]) / factor
+        return cut(self._halved(halvings), moved, size)
 
-    @cached_property
-    def _reduced(self) -> np.ndarray:
-        scale = _REDUCED_SIDE / max(self.height, self.width)
-        size = (max(1, round(self.width * scale)), max(1, round(self.height * scale)))
-        return np.asarray(cv2.resize(self.image, size, interpolation=cv2.INTER_AREA))
+    def _halved(self, times: int) -> np.ndarray:
+        """The picture with blocks of 2^times pixels averaged; what is left over at its right and bottom is
+        dropped."""
+        if times not in self._reduced:
+            finer = max(done for done in self._reduced if done < times)
+            image, factor = self._reduced[finer], 2 ** (times - finer)
+            height, width = image.shape[0] // factor, image.shape[1] // factor
+            blocks = image[: height * factor, : width * factor]
+            self._reduced[times] = np.asarray(
+                cv2.resize(blocks, (width, height), interpolation=cv2.INTER_AREA)
+            )
+        return self._reduced[times]

@@ -15,6 +15,7 @@ import cv2
 import numpy as np
 
 from agesdk.faces.frames import frame_step
+from agesdk.faces.smoothing import smooth
 
 FINEST_SHARE = 0.8
 """Share of the detail below the autoencoder's reach that a full drop of the score takes away; pores stay."""
@@ -78,22 +79,25 @@ def confine_to_detail(
         own colour, so that a line on dark skin is dark skin in shadow, not grey.
     """
     if sigma > 0.0:
-        coarse = cv2.GaussianBlur(difference * mask[..., None], (0, 0), sigma)
-        weight = cv2.GaussianBlur(mask, (0, 0), sigma)
-        difference = difference - coarse / np.maximum(weight, 1e-3)[..., None]
+        coarse = smooth(difference * mask[..., None], sigma)
+        coarse /= np.maximum(smooth(mask, sigma), 1e-3)[..., None]
+        difference = np.subtract(difference, coarse, out=coarse)
     if chroma < 1.0:
-        colour = cv2.GaussianBlur(source.astype(np.float32), (0, 0), 6.0)
-        hue = _hue(difference, colour)
-        takes_away = (hue * _hue(source - colour, colour)).sum(axis=2) < -_HUE_FLOOR
-        share = cv2.GaussianBlur(takes_away.astype(np.float32), (0, 0), 1.0)
-        difference = difference - (1.0 - chroma) * (1.0 - share[..., None]) * hue
+        colour = smooth(source, 6.0)
+        grey = np.maximum(cv2.cvtColor(colour, cv2.COLOR_RGB2GRAY), 8.0)
+        hue = _hue(difference, colour, grey)
+        agreement = np.einsum("ijk,ijk->ij", hue, _hue(source - colour, colour, grey))
+        share = cv2.GaussianBlur((agreement < -_HUE_FLOOR).astype(np.float32), (0, 0), 1.0)
+        hue *= ((1.0 - chroma) * (1.0 - share))[..., None]
+        difference = difference - hue
     return difference
 
 
-def _hue(change: np.ndarray, colour: np.ndarray) -> np.ndarray:
-    """A change less its change of lightness at the given colour, float32 [S, S, 3] in levels."""
-    luma = np.array([0.299, 0.587, 0.114], np.float32)
-    shade = change @ luma / np.maximum(colour @ luma, 8.0)
+def _hue(change: np.ndarray, colour: np.ndarray, grey: np.ndarray) -> np.ndarray:
+    """A change less its change of lightness at the given colour of the given lightness, float32 [S, S, 3] in
+    levels.
+    """
+    shade = cv2.cvtColor(change, cv2.COLOR_RGB2GRAY) / grey
     return np.asarray(change - shade[..., None] * colour)
 
 

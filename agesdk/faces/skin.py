@@ -6,6 +6,7 @@ the training losses, and tells the model in `conditioned` mode which part of the
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import cv2
@@ -23,6 +24,15 @@ from agesdk.faces.mesh import (
     OVAL,
     OVAL_TOP,
 )
+from agesdk.faces.smoothing import smooth
+
+_HOLES = (
+    *((eye, 0.05) for eye in EYES),
+    *((brow, 0.035) for brow in BROWS),
+    *((nostril, 0.0) for nostril in NOSTRILS),
+)
+"""Contours in the skin that are none, filled to their convex hull, and by how much each is grown, in face
+scales."""
 
 
 @dataclass(frozen=True)
@@ -61,20 +71,23 @@ def skin_mask(crop: np.ndarray, landmarks: np.ndarray, tone: SkinTone) -> np.nda
     """
     size = crop.shape[0]
     scale = _eye_span(landmarks) / 1.4  # about one face scale, in crop pixels
+    raised, oval, *outlines = _fixed(
+        [
+            _raised_oval(landmarks),
+            landmarks[list(OVAL)],
+            *(_hull(landmarks, contour) for contour, _ in _HOLES),
+            landmarks[list(LIPS)],
+        ]
+    )
     mask = np.zeros((size, size), np.uint8)
-    cv2.fillPoly(mask, [_fixed(_raised_oval(landmarks))], 255, cv2.LINE_AA, 4)
-    for outline, grow in (
-        *((_hull(landmarks, eye), 0.05) for eye in EYES),
-        *((_hull(landmarks, brow), 0.035) for brow in BROWS),
-        (landmarks[list(LIPS)], 0.03),
-        *((_hull(landmarks, nostril), 0.0) for nostril in NOSTRILS),
-    ):
-        cv2.fillPoly(mask, [_fixed(outline)], 0, cv2.LINE_AA, 4)
+    cv2.fillPoly(mask, [raised], 255, cv2.LINE_AA, 4)
+    for outline, grow in zip(outlines, (*(grow for _, grow in _HOLES), 0.03)):
+        cv2.fillPoly(mask, [outline], 0, cv2.LINE_AA, 4)
         if grow:
-            cv2.polylines(mask, [_fixed(outline)], True, 0, max(1, round(2 * grow * scale)), cv2.LINE_AA, 4)
+            cv2.polylines(mask, [outline], True, 0, max(1, round(2 * grow * scale)), cv2.LINE_AA, 4)
     geometry = cv2.GaussianBlur(mask.astype(np.float32) / 255, (0, 0), size / 90)
     face = np.zeros((size, size), np.uint8)
-    cv2.fillPoly(face, [_fixed(landmarks[list(OVAL)])], 255, cv2.LINE_AA, 4)
+    cv2.fillPoly(face, [oval], 255, cv2.LINE_AA, 4)
     inside = cv2.GaussianBlur(face.astype(np.float32) / 255, (0, 0), size / 40)
     return geometry * _skin_likeness(crop, tone, inside)
 
@@ -88,9 +101,11 @@ def _hull(landmarks: np.ndarray, contour: tuple[int, ...]) -> np.ndarray:
     return np.asarray(cv2.convexHull(landmarks[list(contour)].astype(np.float32))[:, 0])
 
 
-def _fixed(points: np.ndarray) -> np.ndarray:
-    """Points in OpenCV's fixed-point format with four fractional bits, clipped to what 32 bits hold."""
-    return np.round(np.clip(points, -1e6, 1e6) * 16).astype(np.int32)
+def _fixed(outlines: Sequence[np.ndarray]) -> list[np.ndarray]:
+    """Outlines in OpenCV's fixed-point format with four fractional bits, clipped to what 32 bits hold."""
+    points = np.concatenate(outlines)
+    points = np.round(np.clip(points, -1e6, 1e6) * 16).astype(np.int32)
+    return np.split(points, np.cumsum([len(outline) for outline in outlines])[:-1])
 
 
 def _raised_oval(landmarks: np.ndarray) -> np.ndarray:
@@ -114,7 +129,10 @@ def _skin_likeness(crop: np.ndarray, tone: SkinTone, inside: np.ndarray) -> np.n
     test is stricter.
     """
     size = crop.shape[0]
-    soft = cv2.GaussianBlur(crop, (0, 0), size / 50)
+    # The blur leaves nothing that half the pixels could not hold; averaging them is a part of it.
+    half = (size // 2, size // 2)
+    soft = cv2.GaussianBlur(cv2.resize(crop, half, interpolation=cv2.INTER_AREA), (0, 0), size / 100)
+    inside = cv2.resize(inside, half, interpolation=cv2.INTER_AREA)
     lab = cv2.cvtColor(soft.astype(np.float32) / 255, cv2.COLOR_RGB2LAB)
     chroma = np.hypot(lab[..., 1] - tone.a, lab[..., 2] - tone.b)
     chroma_limit = 15.0 + 1.2 * tone.spread
@@ -122,22 +140,26 @@ def _skin_likeness(crop: np.ndarray, tone: SkinTone, inside: np.ndarray) -> np.n
     outside = np.maximum(
         chroma / chroma_limit, 1.0 + (darkest - lab[..., 0]) / (0.25 * tone.lightness + 1e-6)
     )
-    likeness = np.clip((1.25 - outside) / 0.4, 0.0, 1.0)
-    likeness *= 1.0 - _frames(crop, size)
+    likeness = cv2.resize(np.clip((1.25 - outside) / 0.4, 0.0, 1.0), (size, size))
+    frames = _frames(crop, size)
+    if frames is not None:
+        likeness *= 1.0 - frames
     solid = cv2.morphologyEx(likeness, cv2.MORPH_CLOSE, cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (5, 5)))
     return cv2.GaussianBlur(solid, (0, 0), size / 64)
 
 
-def _frames(crop: np.ndarray, size: int) -> np.ndarray:
-    """1 on thin things far brighter or darker than what is around them, float32 [size, size]: frames.
+def _frames(crop: np.ndarray, size: int) -> np.ndarray | None:
+    """1 on thin things far brighter or darker than what is around them, float32 [size, size]: frames. None if
+    there are none.
 
     The contrast is relative, a difference of log-luminance: wrinkles stay below about 0.35, frames reach 1.
     """
     luminance = np.log(cv2.cvtColor(crop, cv2.COLOR_RGB2GRAY).astype(np.float32) + 8.0)
     fine = cv2.GaussianBlur(luminance, (0, 0), size / 128)
-    contrast = np.abs(fine - cv2.GaussianBlur(luminance, (0, 0), size / 20))
-    strong = (contrast > 0.42).astype(np.float32)
-    grown = cv2.dilate(strong, cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (5, 5)))
+    strong = np.abs(fine - smooth(luminance, size / 20)) > 0.42
+    if not strong.any():
+        return None
+    grown = cv2.dilate(strong.astype(np.float32), cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (5, 5)))
     return np.asarray(cv2.GaussianBlur(grown, (0, 0), size / 90), np.float32)
 
 
@@ -147,8 +169,10 @@ def blur_inside(crop: np.ndarray, mask: np.ndarray, sigma: float) -> np.ndarray:
     A normalised convolution, so that neither hair nor lips bleed into the blurred skin. ``sigma`` in pixels.
     """
     weight = mask[..., None]
-    blurred = cv2.GaussianBlur(crop.astype(np.float32) * weight, (0, 0), sigma)
-    norm = cv2.GaussianBlur(mask, (0, 0), sigma)[..., None]
-    smooth = blurred / np.maximum(norm, 1e-4)
-    mixed = np.where(norm > 1e-3, weight * smooth + (1 - weight) * crop, crop)
-    return np.clip(np.rint(mixed), 0, 255).astype(np.uint8)
+    norm = smooth(mask, sigma)[..., None]
+    mixed = smooth(crop * weight, sigma)
+    mixed /= np.maximum(norm, 1e-4)
+    mixed -= crop
+    mixed *= np.where(norm > 1e-3, weight, np.float32(0.0))
+    mixed += crop
+    return np.clip(np.rint(mixed, out=mixed), 0, 255, out=mixed).astype(np.uint8)

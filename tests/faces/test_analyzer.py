@@ -1,3 +1,4 @@
+import dataclasses
 import logging
 import tracemalloc
 
@@ -151,6 +152,13 @@ def test_several_faces_come_largest_first_each_once(
         assert select_face(found) is found[0]
     assert "4 faces" in caplog.text
     assert select_face(found, index=2) is found[2]
+
+
+def test_a_doubtful_face_is_only_taken_when_there_is_no_other(face: Face) -> None:
+    doubtful = dataclasses.replace(changed(face, 2 * face.size, 0.0), score=0.6)
+    assert select_face([doubtful, face]) is face
+    assert select_face([doubtful, face], index=0) is doubtful
+    assert select_face([doubtful]) is doubtful
 
 
 def test_thorough_finds_small_faces_beside_a_large_one(
