@@ -15,6 +15,8 @@ from agesdk.errors import BundleError
 
 MAX_NESTING = 64
 
+_LOCATION = b"location"
+
 _MESSAGES: dict[str, dict[int, str]] = {
     "model": {7: "graph", 20: "training", 25: "function"},
     "training": {1: "graph", 2: "graph"},
@@ -38,8 +40,13 @@ def external_locations(path: Path) -> set[str]:
         The file is not a protobuf message.
     """
     found: set[str] = set()
+    data = path.read_bytes()
     try:
-        _walk(memoryview(path.read_bytes()), "model", found, 0)
+        if _LOCATION in data:  # the key of every external tensor; most graphs have none
+            _walk(memoryview(data), "model", found, 0)
+        else:
+            for _ in _fields(memoryview(data)):
+                pass
     except (IndexError, ValueError) as error:
         raise BundleError(f"{path} is not an ONNX graph", str(error)) from None
     return found
@@ -50,7 +57,7 @@ def _walk(message: memoryview, kind: str, found: set[str], depth: int) -> None:
         raise ValueError("subgraphs are nested too deeply")
     if kind == "entry":
         values = {number: bytes(value) for number, value in _fields(message) if value is not None}
-        if values.get(1) == b"location":
+        if values.get(1) == _LOCATION:
             found.add(values.get(2, b"").decode("utf-8"))
         return
     children = _MESSAGES[kind]

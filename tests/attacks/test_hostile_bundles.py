@@ -181,7 +181,7 @@ def test_a_file_that_is_no_graph_is_refused(tmp_path: Path, data: bytes) -> None
 
 
 def test_endlessly_nested_subgraphs_are_refused(tmp_path: Path) -> None:
-    body = b""
+    body = b"\x12\x08location"  # without this word nothing is walked
     for _ in range(200):  # graph -> node -> attribute -> graph
         for tag in (b"\x32", b"\x2a", b"\x0a"):
             length = len(body)
