@@ -259,6 +259,18 @@ Curve: TypeAlias = tuple[tuple[float, float], ...]
 """A monotone piecewise-linear function: (x, y) with x strictly increasing and y not decreasing."""
 
 
+@dataclass(frozen=True)
+class SourceCurve:
+    """A calibration for crops that have the score ``score`` (0..1) before they are aged."""
+
+    score: float
+    curve: Curve
+
+    def __post_init__(self) -> None:
+        _in_range("score", self.score, 0.0, 1.0)
+        _check_curve(self.curve, "curve")
+
+
 PASTE_SETTINGS = ("blur_sigma", "detail_sigma", "chroma", "amplitude")
 """Settings of conditioned mode that a checkpoint states and a bundle takes over."""
 
@@ -272,6 +284,8 @@ class ZoneAgingSettings:
     scaled by ``chroma``; a wrinkle is a fine change of lightness. ``amplitude`` (0..1) scales what is pasted
     where a score rises. ``calibration[zone]`` maps a wanted target in 0..1 to the score fed to the model,
     ``score_calibration[zone]`` the output of ScoreNet to a score in 0..1; an absent zone means identity.
+    ``source_calibration[zone]``, curves by the score before, takes the place of ``calibration[zone]``:
+    between two of them it is linear, before the first and after the last constant.
     """
 
     mode: Literal["plain", "conditioned"]
@@ -289,6 +303,7 @@ class ZoneAgingSettings:
     amplitude: float = 1.0
     calibration: dict[str, Curve] = field(default_factory=dict)
     score_calibration: dict[str, Curve] = field(default_factory=dict)
+    source_calibration: dict[str, tuple[SourceCurve, ...]] = field(default_factory=dict)
     refiner: RefinerSettings | None = None
 
     def __post_init__(self) -> None:
@@ -309,6 +324,12 @@ class ZoneAgingSettings:
             for zone, curve in curves.items():
                 _require(zone in self.zones, f"{key}.{zone}", "is not one of the bundle's zones")
                 _check_curve(curve, f"{key}.{zone}")
+        for zone, by_score in self.source_calibration.items():
+            where = f"source_calibration.{zone}"
+            _require(zone in self.zones, where, "is not one of the bundle's zones")
+            scores = [entry.score for entry in by_score]
+            _require(len(scores) > 0, where, "holds no curve")
+            _require(all(a < b for a, b in itertools.pairwise(scores)), where, "does not rise in score")
 
 
 @dataclass(frozen=True)

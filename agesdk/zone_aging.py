@@ -198,9 +198,9 @@ class ZoneAger:
         results: dict[str, ZoneResult] = {}
         for number, wave in enumerate(run.waves):
             ticker.stage = f"wave {number + 1} of {len(run.waves)}"
-            drops = [face.scores[name] - wanted[name] for name in wave]
+            aims = [(face.scores[name], wanted[name]) for name in wave]
             crops = [face.crops[name] for name in wave]
-            made = self._age_wave(picture, crops, drops, run, noise, ticker, watch, changed=number > 0)
+            made = self._age_wave(picture, crops, aims, run, noise, ticker, watch, changed=number > 0)
             for name, crop in zip(wave, made):
                 results[name] = ZoneResult(face.scores[name], wanted[name], None, None, number, crop)
         if refiner is not None:
@@ -222,7 +222,7 @@ class ZoneAger:
         self,
         picture: np.ndarray,
         sources: Sequence[ZoneCrop],
-        drops: Sequence[float],
+        aims: Sequence[tuple[float, float]],
         run: Run,
         noise: Mapping[str, np.ndarray],
         ticker: Ticker,
@@ -231,8 +231,8 @@ class ZoneAger:
     ) -> np.ndarray:
         """Age one wave in the picture, in place; what the model made of the crops, uint8 [B, S, S, 3].
 
-        ``drops``: by how much the score of each crop is to fall, negative where it is to rise. ``changed``:
-        whether the picture is no longer that of which the crops were taken.
+        ``aims``: score before and target of each crop. ``changed``: whether the picture is no longer that of
+        which the crops were taken.
         """
         settings = self.model.settings
         with watch.stage("crops"):
@@ -258,27 +258,43 @@ class ZoneAger:
         with watch.stage("vae_decoder"):
             made = self.model.decode(aged)
         with watch.stage("paste"):
-            for crop, result, drop in zip(crops, made, drops):
-                _paste(picture, crop, result, drop, settings)
+            for crop, result, aim in zip(crops, made, aims):
+                mask = crop.paste_mask
+                add_change(picture, zone_change(crop, result, *aim, settings, mask), mask, crop.transform)
         ticker.advance(len(crops))
         return made
 
 
-def _paste(
-    picture: np.ndarray, crop: ZoneCrop, result: np.ndarray, drop: float, settings: ZoneAgingSettings
-) -> None:
-    """Put what the model made of a crop into the picture, in place."""
-    mask = crop.paste_mask
+def zone_change(
+    crop: ZoneCrop,
+    result: np.ndarray,
+    before: float,
+    target: float,
+    settings: ZoneAgingSettings,
+    mask: np.ndarray,
+) -> np.ndarray:
+    """What is added to a crop when what the model made of it is pasted, float32 [S, S, 3] in levels.
+
+    Parameters
+    ----------
+    crop:
+        Completed.
+    result:
+        uint8 [S, S, 3].
+    before, target:
+        Scores in 0..1: the crop's, and the wanted one.
+    mask:
+        float32 [S, S] in 0..1: how much each pixel may change.
+    """
     if crop.round_trip is not None:
         difference = result.astype(np.float32) - crop.round_trip
         if settings.detail_sigma > 0.0:
-            difference += finest_detail(crop.pixels, crop.round_trip, drop)
+            difference += finest_detail(crop.pixels, crop.round_trip, before - target)
     else:
         difference = matched_change(result, crop.pixels, mask)
         difference += missing_grain(result, crop.pixels, mask, seed=ZONES.index(crop.zone))
     difference = confine_to_detail(difference, crop.pixels, mask, settings.detail_sigma, settings.chroma)
-    difference *= change_share(drop, settings.amplitude)
-    add_change(picture, difference, mask, crop.transform)
+    return difference * change_share(before, target, settings.amplitude)
 
 
 def _keep(picture: np.ndarray, face: PreparedFace, names: Sequence[str]) -> None:

@@ -89,9 +89,13 @@ class ZoneModel:
         curves = self.settings.score_calibration
         return [min(1.0, max(0.0, _along(curves.get(kind), float(value)))) for kind, value in zip(kinds, raw)]
 
-    def condition_score(self, kind: str, target: float) -> float:
-        """The score to give the model so that its result has the target score."""
-        return _along(self.settings.calibration.get(kind), target)
+    def condition_score(self, kind: str, target: float, before: float) -> float:
+        """The score to give the model so that a crop which has the score ``before`` gets the target score."""
+        curves = self.settings.source_calibration.get(kind)
+        if curves is None:
+            return _along(self.settings.calibration.get(kind), target)
+        known = [entry.score for entry in curves]
+        return float(np.interp(before, known, [_along(entry.curve, target) for entry in curves]))
 
     def age(
         self,

@@ -109,7 +109,8 @@ def resolve(
         schedule=make_schedule(settings.scheduler, steps, strength),
         waves=[[name] for wave in waves for name in wave] if sequential else waves,
         condition_scores={
-            name: model.condition_score(crop.zone.kind, targets[name]) for name, crop in treated.items()
+            name: model.condition_score(crop.zone.kind, targets[name], face.scores[name])
+            for name, crop in treated.items()
         },
         strength=strength,
         steps=steps,

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 from agesdk.errors import AgeSDKError
 
-COMMANDS = ("ldla", "cradle2cane", "face_analysis", "convert", "islands", "quality")
+COMMANDS = ("ldla", "cradle2cane", "face_analysis", "convert", "islands", "calibrate", "quality")
 """Modules of this package with ``register(subparsers)``; each sets ``run(arguments) -> int`` on its parser.
 They import torch and the like only when they run."""
 

@@ -82,21 +82,39 @@ def read_sample(folder: Path, split: str, count: int, zones: Sequence[str], size
 
 def age_sample(model: ZoneModel, sample: Sample, seed: int = 0) -> np.ndarray:
     """The sample's crops aged with the bundle's defaults: uint8 [N, S, S, 3], as the decoder gives them."""
-    defaults = model.settings.defaults
-    schedule = make_schedule(model.settings.scheduler, defaults.steps, defaults.strength)
     made = []
     for start in range(0, len(sample.crops), WAVE):
         crops = [fresh(crop) for crop in sample.crops[start : start + WAVE]]
         targets = sample.targets[start : start + WAVE]
-        complete(crops, model, Stopwatch())
-        shape = model.noise_shape(schedule)
-        drawn = np.random.default_rng([seed, start]).standard_normal((len(crops), *shape), dtype=np.float32)
-        latents, noise, extra = denoiser_inputs(crops, drawn.swapaxes(0, 1), model.settings)
-        kinds = [crop.zone.kind for crop in crops]
-        scores = [model.condition_score(kind, target) for kind, target in zip(kinds, targets, strict=True)]
-        aged = model.age(schedule, kinds, scores, latents, noise, defaults.guidance_scale, extra=extra)
-        made.append(model.decode(aged))
+        before = scores_of(model, crops)
+        conditions = [
+            model.condition_score(crop.zone.kind, target, score)
+            for crop, target, score in zip(crops, targets, before, strict=True)
+        ]
+        made.append(age_crops(model, crops, conditions, [seed, start]))
     return np.concatenate(made)
+
+
+def scores_of(model: ZoneModel, crops: Sequence[ZoneCrop]) -> list[float]:
+    """Their aging scores in 0..1 as the runtime reads them; the crops are completed."""
+    complete(crops, model, Stopwatch())
+    latents = np.stack([crop.mean for crop in crops if crop.mean is not None])
+    return model.scores(latents, [crop.zone.kind for crop in crops])
+
+
+def age_crops(
+    model: ZoneModel, crops: Sequence[ZoneCrop], conditions: Sequence[float], seed: Sequence[int]
+) -> np.ndarray:
+    """Completed crops aged under condition scores with the bundle's defaults: uint8 [N, S, S, 3]."""
+    defaults = model.settings.defaults
+    schedule = make_schedule(model.settings.scheduler, defaults.steps, defaults.strength)
+    shape = model.noise_shape(schedule)
+    drawn = np.random.default_rng(seed).standard_normal((len(crops), *shape), dtype=np.float32)
+    latents, noise, extra = denoiser_inputs(crops, drawn.swapaxes(0, 1), model.settings)
+    kinds = [crop.zone.kind for crop in crops]
+    return model.decode(
+        model.age(schedule, kinds, conditions, latents, noise, defaults.guidance_scale, extra=extra)
+    )
 
 
 def fresh(crop: ZoneCrop) -> ZoneCrop:

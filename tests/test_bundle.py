@@ -130,6 +130,22 @@ CASES: list[tuple[str, object, str]] = [
     ("zone_aging.calibration.forehead", [[0, 0]], "zone_aging.calibration.forehead needs at least two"),
     ("zone_aging.calibration.forehead", [[0, 1], [1, 0]], "is not increasing"),
     ("zone_aging.calibration.chin", [[0, 0], [1, 1]], "zone_aging.calibration.chin is not one of"),
+    ("zone_aging.source_calibration", {"forehead": []}, "source_calibration.forehead holds no curve"),
+    (
+        "zone_aging.source_calibration",
+        {"forehead": [{"score": 0.5, "curve": [[0, 0], [1, 1]]}] * 2},
+        "source_calibration.forehead does not rise in score",
+    ),
+    (
+        "zone_aging.source_calibration",
+        {"forehead": [{"score": 1.5, "curve": [[0, 0], [1, 1]]}]},
+        r"source_calibration.forehead\[0\].score is 1.5",
+    ),
+    (
+        "zone_aging.source_calibration",
+        {"chin": [{"score": 0.5, "curve": [[0, 0], [1, 1]]}]},
+        "source_calibration.chin is not one of",
+    ),
     (
         "zone_aging.refiner",
         {"component": "refiner_denoise", "strength": 0.1, "steps": 4},

@@ -56,17 +56,23 @@ def reading_curve(readings: NDArray[np.float64], scores: NDArray[np.float64], bi
 def condition_curve(
     respond: Callable[[float], NDArray[np.float64]], conditions: Sequence[float] = CONDITIONS
 ) -> tuple[Curve, NDArray[np.float64]]:
-    """Inverts a response: [[target, condition], ...] for the eleven targets 0, 0.1 … 1, and the response
-    itself.
-
-    ``respond(condition)`` gives the (calibrated) scores of the results, [N]. Targets outside what the model
-    can reach share the conditions that are left over at that end, so that more still asks for more.
-    """
+    """The curve of `inverted`, and the response: ``respond(condition)`` gives the (calibrated) scores of the
+    results, [N]."""
     response = np.array([float(np.mean(respond(c))) for c in conditions])
+    return inverted(response, conditions), response
+
+
+def inverted(response: NDArray[np.float64], conditions: Sequence[float]) -> Curve:
+    """Inverts a response, the mean score under each condition: [[target, condition], ...] for the eleven
+    targets 0, 0.1 … 1.
+
+    Targets outside what the model can reach share the conditions that are left over at that end, so that more
+    still asks for more.
+    """
     smooth = isotonic(response) + 1e-6 * np.arange(len(conditions))
     low, high = smooth[0] + REACH, smooth[-1] - REACH
     if not low < high:
-        return [[float(t), float(t)] for t in TARGETS], response
+        return [[float(t), float(t)] for t in TARGETS]
     first, last = np.interp([low, high], smooth, conditions)
     curve = []
     for target in TARGETS:
@@ -77,4 +83,24 @@ def condition_curve(
         else:
             condition = np.interp(target, smooth, conditions)
         curve.append([float(target), round(float(condition), 4)])
-    return curve, response
+    return curve
+
+
+def response_by_source(
+    before: NDArray[np.float64], after: NDArray[np.float64], sources: Sequence[float]
+) -> NDArray[np.float64]:
+    """What is answered to each condition by crops of given scores, float64 [sources, conditions].
+
+    A wrinkled crop stays more wrinkled than a smooth one under any condition. Within a kind of zone the
+    relation is close to linear, so a line through all crops says more than the few crops near a score.
+
+    Parameters
+    ----------
+    before:
+        float64 [N], scores of the crops.
+    after:
+        float64 [N, conditions], of what is made of them.
+    """
+    design = np.column_stack([np.ones(len(before)), before])
+    line, *_ = np.linalg.lstsq(design, after, rcond=None)
+    return np.clip(np.column_stack([np.ones(len(sources)), sources]) @ line, 0.0, 1.0)

@@ -2,7 +2,7 @@
 command.
 
     prepare-zones → vae → encode → scorenet → ldla → refine-decoder → calibrate
-        → export → int8 → judge → measure → quality
+        → export → calibrate-bundle → int8 → judge → measure → quality
 
 Every step is a command of its own that can also be run alone; a finished step is skipped, an interrupted one
 resumes. How long each took is kept in ``OUT/recipe.json``.
@@ -89,6 +89,12 @@ def steps(faces: Path, out: Path, bundle: Path, scores: Path | None, overrides: 
                 *("--half-storage", "--name", NAME, "--version", VERSION, "--licenses", str(LICENCES)),
             ],
             exact / "manifest.json",
+            package="export",
+        ),
+        Step(
+            "calibrate-bundle",
+            ["calibrate", str(exact), "--crops", str(zones)],
+            out / "BUNDLE_CALIBRATED",
             package="export",
         ),
         Step(

@@ -23,6 +23,9 @@ FINEST_SHARE = 0.8
 FULL_RISE = 0.25
 """Rise of a score from which on `change_share` is the amplitude."""
 
+SMOOTHEST_SHARE, WRINKLED = 0.65, 0.5
+"""Of the amplitude, on skin of score 0; it rises to 1 at the score WRINKLED."""
+
 _HUE_FLOOR = 4.0
 """Levels squared: hues that differ by less are rounding, not colour."""
 
@@ -101,21 +104,24 @@ def _hue(change: np.ndarray, colour: np.ndarray, grey: np.ndarray) -> np.ndarray
     return np.asarray(change - shade[..., None] * colour)
 
 
-def change_share(drop: float, amplitude: float) -> np.float32:
+def change_share(before: float, target: float, amplitude: float) -> np.float32:
     """Share of a change that is pasted: all of it where the score falls, ``amplitude`` of it where it rises.
 
-    Guidance makes added lines deeper than skin has them. In between the share is linear up to a rise of
+    Guidance makes added lines deeper than skin has them, and on smooth skin they look drawn: there the share
+    is smaller still (`SMOOTHEST_SHARE`). Between falling and rising the share is linear up to a rise of
     `FULL_RISE`, so that a target just above the present score does not look different from one just below.
 
     Parameters
     ----------
-    drop:
-        Score before less target, in -1..1.
+    before, target:
+        Scores in 0..1.
     amplitude:
         0..1.
     """
-    rise = min(max(-drop, 0.0) / FULL_RISE, 1.0)
-    return np.float32(1.0 - (1.0 - amplitude) * rise)
+    rise = min(max(target - before, 0.0) / FULL_RISE, 1.0)
+    wrinkled = min(before / WRINKLED, 1.0)
+    depth = amplitude * (SMOOTHEST_SHARE + (1.0 - SMOOTHEST_SHARE) * wrinkled)
+    return np.float32(1.0 - (1.0 - depth) * rise)
 
 
 def finest_detail(source: np.ndarray, round_trip: np.ndarray, drop: float) -> np.ndarray:

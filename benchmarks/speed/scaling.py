@@ -187,15 +187,18 @@ def _points(axis: str, bundle: Bundle, threads: int) -> Iterable[tuple[float, Po
 
 
 def _calls(bundle: Bundle, arguments: argparse.Namespace, recorder: Recorder) -> None:
-    """One zone, or one age, over and over."""
+    """One zone, or one age, over and over, the photograph prepared anew each time."""
     if bundle.manifest.kind == "lifespan-aging":
-        life = LifespanAger.load(bundle, threads=arguments.threads)
-        person = life.prepare(portrait(0.5))
-        call = _bound(life.age, person, 30, 70, "female", seed=0)
+        life, image = LifespanAger.load(bundle, threads=arguments.threads), portrait(0.5)
+
+        def call() -> None:
+            life.age(life.prepare(image), 30, 70, "female", seed=0)
     else:
-        ager = ZoneAger.load(bundle, threads=arguments.threads)
-        face = ager.prepare(portrait(1.0))
-        call = _bound(ager.age, face, {ZONES[0].name: 0.8}, seed=0)
+        ager, image = ZoneAger.load(bundle, threads=arguments.threads), portrait(1.0)
+
+        def call() -> None:
+            ager.age(ager.prepare(image), {ZONES[0].name: 0.8}, seed=0)
+
     for _ in tqdm(range(arguments.calls), desc="calls", disable=None, leave=False):
         call()
         recorder.add("resident", "B", memory.resident(), axis="calls")

@@ -3,7 +3,14 @@
 import numpy as np
 import pytest
 
-from training.calibrate import TARGETS, condition_curve, isotonic, reading_curve
+from training.calibrate import (
+    TARGETS,
+    condition_curve,
+    inverted,
+    isotonic,
+    reading_curve,
+    response_by_source,
+)
 
 
 def test_isotonic_pools_violators() -> None:
@@ -38,3 +45,15 @@ def test_reading_curve_maps_readings_to_mean_scores() -> None:
     curve = np.array(reading_curve(readings, (readings - 0.2) / 0.6))
     assert np.interp(0.5, curve[:, 0], curve[:, 1]) == pytest.approx(0.5, abs=0.02)
     assert (np.diff(curve, axis=0) >= 0).all()
+
+
+def test_a_response_that_depends_on_the_source_is_inverted_for_each_source() -> None:
+    random = np.random.default_rng(0)
+    conditions = np.linspace(0.0, 1.0, 7)
+    before = random.uniform(0.05, 0.95, 60)
+    after = 0.1 + 0.4 * before[:, None] + 0.5 * conditions + random.normal(0.0, 0.03, (60, 7))
+    response = response_by_source(before, after, (0.2, 0.8))
+    assert response == pytest.approx(np.stack([0.18 + 0.5 * conditions, 0.42 + 0.5 * conditions]), abs=0.03)
+    for row, expected in zip(response, ((0.5 - 0.18) / 0.5, (0.5 - 0.42) / 0.5)):
+        curve = dict(map(tuple, inverted(row, list(conditions))))
+        assert curve[0.5] == pytest.approx(expected, abs=0.07)

@@ -15,6 +15,7 @@ from agesdk.diffusion.schedule import make_schedule
 from agesdk.errors import Cancelled, FaceError, TargetError, UsageError, ZoneError
 from agesdk.faces.zones import ZONES, crop_transform, feather_mask, resolve_targets
 from agesdk.imaging import read_settings
+from agesdk.manifest import SourceCurve
 
 ALL = [zone.name for zone in ZONES]
 
@@ -167,6 +168,15 @@ def test_calibration_chooses_the_score_the_model_is_given(small, portrait):
     second = straight.age(straight.prepare(image, face), {"forehead": 0.4}, seed=1)
     np.testing.assert_array_equal(first.image, second.image)
     assert first.zones["forehead"].target == 0.5
+
+
+def test_calibration_by_source_depends_on_the_score_before(small):
+    low, high = ((0.0, 0.2), (1.0, 0.4)), ((0.0, 0.6), (1.0, 0.8))
+    curves = {"forehead": (SourceCurve(0.2, low), SourceCurve(0.6, high))}
+    model = small.ager(source_calibration=curves, calibration={"forehead": ((0.0, 0.9), (1.0, 1.0))}).model
+    asked = [model.condition_score("forehead", 0.5, before) for before in (0.0, 0.2, 0.3, 0.6, 1.0)]
+    assert asked == pytest.approx([0.3, 0.3, 0.4, 0.7, 0.7])
+    assert model.condition_score("glabella", 0.5, 0.3) == 0.5
 
 
 def test_score_calibration_maps_what_scorenet_says(small, portrait):

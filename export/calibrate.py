@@ -1,0 +1,113 @@
+"""``python -m export calibrate BUNDLE --crops ZONES_DIR``: which score to ask for, given the one a crop has.
+
+Held-out crops are aged under a grid of conditions and pasted as the runtime does, and the bundle's own
+ScoreNet reads what came out. The answers, inverted, are written into the manifest as ``source_calibration``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+logger = logging.getLogger(__name__)
+
+CONDITIONS = (0.0, 0.15, 0.3, 0.5, 0.7, 0.85, 1.0)
+SOURCES = (0.1, 0.3, 0.5, 0.7, 0.9)
+"""Scores before, for each of which a curve is written."""
+
+FEWEST_CROPS = 12
+"""With fewer crops of a kind of zone its calibration stays as it is."""
+
+
+def register(subparsers: Any) -> None:
+    """Add the ``calibrate`` command."""
+    parser = subparsers.add_parser(
+        "calibrate",
+        help="measure how a zone-aging bundle responds to crops of every score, and write its calibration",
+        description="Measure, on held-out crops, which score to ask of a zone-aging bundle so that a crop of "
+        "a known score gets a wanted one, and write it into the manifest. Graphs stay.",
+    )
+    parser.add_argument("bundle", type=Path, metavar="BUNDLE", help="zone-aging bundle")
+    parser.add_argument(
+        "--crops", type=Path, required=True, metavar="ZONES_DIR", help="output of training prepare-zones"
+    )
+    parser.add_argument(
+        "--count", type=int, default=256, help="crops, of all zones together (default: %(default)s)"
+    )
+    parser.add_argument("--threads", type=int, help="CPU threads (default: all cores)")
+    parser.set_defaults(run=run)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """The command; 0 when the manifest is written.
+
+    Raises
+    ------
+    BundleError
+        Not a zone-aging bundle, or altered.
+    UsageError
+        No held-out crops.
+    """
+    from agesdk.bundle import Bundle, ZoneAgingSettings, write_manifest
+    from agesdk.errors import UsageError
+
+    if arguments.count < 1:
+        raise UsageError(f"--count {arguments.count} leaves no crop", fix="Give 1 or more")
+    bundle = Bundle.open(arguments.bundle, kind="zone-aging", verify=True)
+    curves = measure(bundle, arguments.crops, arguments.count, arguments.threads)
+    assert isinstance(bundle.settings, ZoneAgingSettings)
+    settings = replace(bundle.settings, source_calibration=curves)
+    write_manifest(bundle.path, replace(bundle.manifest, settings=settings, files=()))
+    logger.info("%s: %d kinds of zones calibrated", bundle.path, len(curves))
+    return 0
+
+
+def measure(bundle: Any, folder: Path, count: int, threads: int | None) -> dict[str, Any]:
+    """``source_calibration`` of a bundle, in the precision of its own components.
+
+    The target decides how much of a change is pasted and is not known here, so the condition stands for it.
+    """
+    import numpy as np
+
+    from agesdk.manifest import SourceCurve
+    from agesdk.zone_aging import zone_change
+    from agesdk.zone_model import ZoneModel
+    from training.calibrate import inverted, response_by_source
+
+    from .calibration import WAVE, age_crops, fresh, read_sample, scores_of
+
+    model = ZoneModel.open(bundle, threads=threads, precision="fp32")
+    settings = model.settings
+    sample = read_sample(folder, "val", count, settings.zones, settings.crop_size, seed=0)
+    kinds = np.array([crop.zone.kind for crop in sample.crops])
+    before, after = np.empty(len(kinds)), np.empty((len(kinds), len(CONDITIONS)))
+    for start in range(0, len(kinds), WAVE):
+        rows = slice(start, min(start + WAVE, len(kinds)))
+        crops = [fresh(crop) for crop in sample.crops[rows]]
+        before[rows] = scores_of(model, crops)
+        for column, condition in enumerate(CONDITIONS):
+            made = age_crops(model, crops, [condition] * len(crops), [start])
+            results = []
+            for crop, result, score in zip(crops, made, before[rows]):
+                # All skin of the crop changes: what its own feather leaves out, its neighbours paste.
+                change = zone_change(crop, result, float(score), condition, settings, crop.skin)
+                pixels = np.clip(np.rint(crop.pixels + crop.skin[..., None] * change), 0, 255)
+                results.append(replace(fresh(crop), pixels=pixels.astype(np.uint8)))
+            after[rows, column] = scores_of(model, results)
+        logger.info("%d of %d crops", rows.stop, len(kinds))
+    curves = dict(settings.source_calibration)
+    for kind in settings.zones:
+        own = kinds == kind
+        if own.sum() < FEWEST_CROPS:
+            logger.warning("%s has %d crops and stays as it is", kind, own.sum())
+            continue
+        response = response_by_source(before[own], after[own], SOURCES)
+        logger.info("%s, from %s: %s", kind, SOURCES, response.round(2).tolist())
+        curves[kind] = tuple(
+            SourceCurve(source, tuple((x, y) for x, y in inverted(row, CONDITIONS)))
+            for source, row in zip(SOURCES, response, strict=True)
+        )
+    return curves
