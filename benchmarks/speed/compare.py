@@ -32,6 +32,9 @@ from benchmarks.speed.tables import Table, seconds, size
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
+LEAST_PSNR = 40.0
+"""dB in fp32, of the picture that differs most: the same weights, noise and picture give over 70."""
+
 CASES = {"zone": zone_case, "lifespan": lifespan_case}
 
 PACKAGE_OF_PEER = {"diffusers": "diffusers", "diffusers-batched": "diffusers", "openvino": "openvino"}
@@ -107,7 +110,14 @@ def run(arguments: argparse.Namespace) -> int:
             ours, theirs = race(
                 [own, other], arguments.repeat, arguments.threads, recorder, bar.update, {"peer": peer}
             )
-            recorder.add("PSNR", "dB", *(psnr(a, b) for a, b in zip(ours, theirs)), peer=peer)
+            alike = [psnr(a, b) for a, b in zip(ours, theirs)]
+            if arguments.precision == "fp32" and min(alike) < LEAST_PSNR:
+                raise UsageError(
+                    f"The pictures of agesdk and {peer} differ: {min(alike):.1f} dB",
+                    f"in fp32 the same weights give more than {LEAST_PSNR:g} dB",
+                    "Give a bundle that was exported from the checkpoint",
+                )
+            recorder.add("PSNR", "dB", *alike, peer=peer)
     publish(
         recorder.finish(), arguments, f"compare-{arguments.method}-{arguments.size}-{arguments.precision}"
     )

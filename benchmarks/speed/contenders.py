@@ -89,21 +89,31 @@ class Process:
         """The largest resident set so far in bytes."""
         return self._ask("peak")
 
+    def _ended(self) -> UsageError:
+        self._process.join(5.0)
+        code = self._process.exitcode
+        why = "killed, as the system does when memory runs out" if code == -9 else f"exit code {code}"
+        return UsageError(f"{self.name} ended early", why)
+
     def _ask(self, question: str) -> Any:
-        self._connection.send(question)
+        try:
+            self._connection.send(question)
+        except OSError:
+            raise self._ended() from None
         return self._answer()
 
     def _answer(self) -> Any:
         try:
             good, answer = self._connection.recv()
-        except EOFError:
-            self._process.join(5.0)
-            raise UsageError(
-                f"{self.name} ended early", f"exit code {self._process.exitcode}; -9 is a lack of memory"
-            ) from None
+        except (EOFError, OSError):
+            raise self._ended() from None
         if not good:
             raise UsageError(f"{self.name} can not do this", answer)
         return answer
+
+
+def _said(error: Exception) -> str:
+    return str(error) if isinstance(error, AgeSDKError) else f"{type(error).__name__}: {error}"
 
 
 def race(
@@ -147,8 +157,8 @@ def _serve(connection: Connection, contender: Contender, threads: int) -> None:
     try:
         module, _, function = contender.factory.partition(":")
         work: Work = getattr(importlib.import_module(module), function)(**contender.arguments)
-    except (AgeSDKError, ImportError) as error:
-        connection.send((False, str(error)))
+    except Exception as error:  # whatever it is, the user must learn it from the contender
+        connection.send((False, _said(error)))
         return
     connection.send((True, time.perf_counter() - begin))
     pictures = None
@@ -165,8 +175,8 @@ def _serve(connection: Connection, contender: Contender, threads: int) -> None:
             begin, processor = time.perf_counter(), time.process_time()
             try:
                 pictures = work()
-            except AgeSDKError as error:
-                connection.send((False, str(error)))
+            except Exception as error:
+                connection.send((False, _said(error)))
                 return
             lap = Lap(time.perf_counter() - begin, time.process_time() - processor)
             connection.send((True, lap))

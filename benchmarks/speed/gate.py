@@ -12,7 +12,7 @@ from agesdk.goldens import check_component
 _log = logging.getLogger(__name__)
 
 
-def check_goldens(bundle: Bundle, backend: str, provider: str, threads: int | None) -> None:
+def check_goldens(bundle: Bundle, backend: str, provider: str | None, threads: int | None) -> None:
     """Run the golden of every component, in the precision that runs.
 
     Raises
@@ -31,7 +31,8 @@ def check_goldens(bundle: Bundle, backend: str, provider: str, threads: int | No
             for check in checks
             if not check.passed
         ]
-        _log.info("golden of %s: %s", name, "differs" if failed else "good")
+        good = all(check.passed for check in checks)
+        _log.info("golden of %s: %s", name, "good" if good else "differs")
     if failed:
         raise UsageError(
             f"The bundle {bundle.path} fails its goldens, so it is not timed",

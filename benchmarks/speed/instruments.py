@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
@@ -28,18 +27,18 @@ class Instruments:
     load_seconds:
         By component, how long it took to open.
     rows:
-        By component, the rows of all batches since `laps` was called.
+        By component, the rows of every batch since `laps` was called.
     processor_seconds:
         Of all runs since `laps` was called.
     """
 
     def __init__(
-        self, backend: str, provider: str, threads: int | None, largest_batch: int | None = None
+        self, backend: str, provider: str | None, threads: int | None, largest_batch: int | None = None
     ) -> None:
         self._options: dict[str, Any] = {"backend": backend, "provider": provider, "threads": threads}
         self._largest_batch = largest_batch
         self.load_seconds: dict[str, float] = {}
-        self.rows: Counter[str] = Counter()
+        self.rows: dict[str, list[int]] = {}
         self.processor_seconds = 0.0
         self._watch = Stopwatch()
 
@@ -62,14 +61,15 @@ class Instruments:
         """The runs since the last call, by component."""
         stages = self._watch.timings().stages
         self._watch = Stopwatch()
-        self.rows.clear()
+        self.rows = {}
         self.processor_seconds = 0.0
         return stages
 
     def timed(self, engine: Engine, feeds: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Run an engine."""
         first = feeds[engine.inputs[0].name]
-        self.rows[engine.name] += int(first.shape[0] if isinstance(first, np.ndarray) else first.shape()[0])
+        rows = int(first.shape[0] if isinstance(first, np.ndarray) else first.shape()[0])
+        self.rows.setdefault(engine.name, []).append(rows)
         begin = time.process_time()
         with self._watch.stage(engine.name):
             outputs = engine.run(feeds)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import argparse
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -57,7 +57,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--megapixels", type=float, default=1.0, help="of the packaged portrait (default: %(default)s)"
     )
     parser.add_argument("--backend", default="onnxruntime", help="default: %(default)s")
-    parser.add_argument("--provider", default="cpu", help="default: %(default)s")
+    parser.add_argument("--provider", help="of the backend onnxruntime (default: cpu)")
     parser.add_argument("--precision", default="auto", choices=PRECISIONS, help="default: %(default)s")
     parser.add_argument("--batch", type=int, metavar="N", help="largest batch (default: the bundle's)")
     parser.add_argument("--zones", type=int, metavar="N", help="only the first N zones")
@@ -129,8 +129,8 @@ def tables(record: Record) -> list[Table]:
         Table(
             f"Networks, per run of a graph ({record.settings['precision']}, "
             f"{record.settings['threads']} threads)",
-            ("component", "load", "first", "p50", "p90", "p99", "runs", "GFLOP/s"),
-            tuple(_network_row(record, name) for name in _labels(record, "network", "component")),
+            ("component", "rows", "load", "first", "p50", "p90", "p99", "runs", "GFLOP/s"),
+            tuple(_network_rows(record)),
         ),
     ]
     facts = [("peak memory", size(series.samples[0])) for series in record.all("peak memory")]
@@ -212,10 +212,10 @@ def _add(
     recorder.add("networks, processor", "s", tools.processor_seconds, part=part, run=run)
     for name, taken in timings.as_dict().items():
         recorder.add("stage", "s", taken, part=part, stage=name, run=run)
-    rows = dict(tools.rows)
+    rows = tools.rows
     for component, stage in tools.laps().items():
-        recorder.add("network", "s", *stage.laps, component=component, run=run)
-        recorder.add("rows", "", rows[component], component=component, run=run)
+        for count, seconds_taken in zip(rows[component], stage.laps, strict=True):
+            recorder.add("network", "s", seconds_taken, component=component, rows=count, run=run)
 
 
 def _count(bundle: Bundle, recorder: Recorder, arguments: argparse.Namespace) -> None:
@@ -239,18 +239,22 @@ def _stage_table(record: Record) -> Table:
     return Table(title, ("part", "stage", "first", "p50", "p90", "p99", "runs"), tuple(rows))
 
 
-def _network_row(record: Record, component: str) -> tuple[str, ...]:
-    warm = record.of("network", component=component, run="warm")
-    first = record.of("network", component=component, run="first")
-    rows, work = (
-        record.of("rows", component=component, run="warm"),
-        record.of("work of one row", component=component),
-    )
-    speed = ""
-    if warm and rows and work:
-        speed = f"{sum(rows.samples) * work.samples[0] / sum(warm.samples) / 1e9:.0f}"
-    measured = (*_percentiles(warm), str(len(warm.samples))) if warm else ("", "", "", "0")
-    return component, _median(record.of("load", component=component)), _median(first), *measured, speed
+def _network_rows(record: Record) -> Iterator[tuple[str, ...]]:
+    """A line for each component and batch size: batches of different size are no samples of one thing."""
+    for component in _labels(record, "network", "component"):
+        load = _median(record.of("load", component=component))
+        work = record.of("work of one row", component=component)
+        sizes = {series.labels.get("rows", "") for series in record.all("network", component=component)}
+        for rows in sorted(sizes, key=str if "" in sizes else int):
+            which = {"component": component} | ({} if rows == "" else {"rows": rows})
+            first = record.of("network", **which, run="first")
+            warm = record.of("network", **which, run="warm")
+            speed = ""
+            if warm and work and rows != "":
+                done = float(rows) * work.samples[0] * len(warm.samples)
+                speed = f"{done / sum(warm.samples) / 1e9:.0f}"
+            measured = (*_percentiles(warm), str(len(warm.samples))) if warm else ("", "", "", "0")
+            yield component, str(rows), load, seconds(first.samples[0]) if first else "", *measured, speed
 
 
 def _processor(record: Record, name: str, parts: Sequence[str]) -> float:

@@ -10,7 +10,7 @@ from pathlib import Path
 from agesdk.bundle import Bundle
 from agesdk.errors import UsageError
 from benchmarks.speed.lifespan_contenders import LifespanJob, script_noise
-from benchmarks.speed.models import export_bundle
+from benchmarks.speed.models import check_pair, export_bundle, whole_folder
 from benchmarks.speed.photos import portrait
 
 CONTENDERS = "benchmarks.speed.lifespan_contenders"
@@ -27,6 +27,7 @@ SOURCE_AGE, TARGET_AGE, GENDER, SEED = 30, 70, "female", 5
 def models(arguments: argparse.Namespace, folder: Path) -> tuple[Path, Path]:
     """Model tree and bundle: those given, or made in the folder where they are not there yet."""
     tree = arguments.checkpoint or folder / "models"
+    check_pair(arguments)
     if not tree.exists():
         if arguments.checkpoint is not None or arguments.size == "tiny":
             raise UsageError(
@@ -38,9 +39,9 @@ def models(arguments: argparse.Namespace, folder: Path) -> tuple[Path, Path]:
             raise UsageError("The full size needs CLIP's vocabulary", fix="Give it with --clip-vocab")
         from benchmarks.fullsize_cradle2cane import write_tree
 
-        tree.parent.mkdir(parents=True, exist_ok=True)
         print(f"making a model tree in {tree}", file=sys.stderr)
-        write_tree(tree, arguments.clip_vocab)
+        with whole_folder(tree) as partial:
+            write_tree(partial, arguments.clip_vocab)
     bundle = arguments.bundle or folder / "bundle"
     if not bundle.exists():
         export_bundle("cradle2cane", tree, bundle, "--clip-pixel-range", "0..255", "--ages", "30:70")
@@ -55,7 +56,13 @@ def job(bundle: Bundle, checkpoint: Path, arguments: argparse.Namespace) -> Life
         raise UsageError("--steps is for zone", "the published method has four", "Leave it out")
     import yaml
 
-    hparams = yaml.safe_load((checkpoint / "Cradle2Cane/hparams.yml").read_text("utf-8"))
+    settings = checkpoint / "Cradle2Cane/hparams.yml"
+    try:
+        hparams = yaml.safe_load(settings.read_text("utf-8"))
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        raise UsageError(
+            f"{settings} can not be read", str(error), "Give a tree of Cradle2Cane's models"
+        ) from None
     with multiprocessing.get_context("spawn").Pool(1) as pool:  # torch's memory ends with it
         noise = pool.apply(script_noise, (hparams, TARGET_AGE - SOURCE_AGE, SEED))
     return LifespanJob(

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import argparse
+import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from agesdk.errors import UsageError
@@ -18,3 +22,27 @@ def export_bundle(kind: str, checkpoint: Path, bundle: Path, *options: str) -> N
     if done.returncode != 0:
         lines = done.stderr.strip().splitlines() or [f"exit code {done.returncode}"]
         raise UsageError(f"{checkpoint} can not be exported", lines[-1])
+
+
+def check_pair(arguments: argparse.Namespace) -> None:
+    """Raise `UsageError` where a checkpoint is given without its bundle, or a bundle without its checkpoint:
+    the other one, kept from an earlier run, would have other weights."""
+    for given, missing in (("checkpoint", "bundle"), ("bundle", "checkpoint")):
+        if getattr(arguments, given) is not None and getattr(arguments, missing) is None:
+            raise UsageError(
+                f"--{given} is given without --{missing}",
+                "both must have the same weights",
+                f"Give --{missing} too"
+                + ("; a bundle that does not exist is exported" if given != "bundle" else ""),
+            )
+
+
+@contextmanager
+def whole_folder(folder: Path) -> Iterator[Path]:
+    """A folder to write into, which gets its name when all is written; what was left of an earlier attempt is
+    removed."""
+    partial = folder.with_name(folder.name + ".partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    yield partial
+    partial.rename(folder)

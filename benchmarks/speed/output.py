@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import io
 import json
 import sys
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
-from agesdk import strict_json
+from agesdk import atomic, strict_json
 from agesdk.errors import OutputError, UsageError
 from benchmarks.speed import record as records
 from benchmarks.speed.record import Record
@@ -58,10 +60,14 @@ def add_output_arguments(parser: argparse.ArgumentParser) -> None:
 
 def check_output(arguments: argparse.Namespace) -> None:
     """Make the folder before anything is measured; `OutputError` where that can not be."""
-    if arguments.name is not None and Path(arguments.name).name != arguments.name:
+    if arguments.name is not None and (
+        Path(arguments.name).name != arguments.name or arguments.name in ("", ".", "..")
+    ):
         raise UsageError(f"{arguments.name!r} is no file name", fix="Give --out for another folder")
     try:
         arguments.out.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=arguments.out):
+            pass
     except OSError as error:
         raise OutputError(
             f"{arguments.out} can not be written", error.strerror or str(error), "Give another --out"
@@ -109,5 +115,7 @@ def draw(record: Record, path: Path) -> bool:
     for axes, plot in zip(grid.flat, plots):
         plot(axes)
     figure.suptitle(f"{record.machine.cpu}, {record.machine.cores} cores", fontsize=9)
-    figure.savefig(path, dpi=110, metadata={"Software": None})
+    data = io.BytesIO()
+    figure.savefig(data, format="png", dpi=110, metadata={"Software": None})
+    atomic.write_bytes(path, data.getvalue())
     return True

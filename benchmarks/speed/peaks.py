@@ -32,8 +32,8 @@ class Peak:
 
 
 def peaks(threads: int) -> Iterator[Peak]:
-    """What is measured, one at a time so that little memory is held: float32, bfloat16 and int8 products of
-    torch, the same of ONNX Runtime in float32 and int8, and a triad ``c = a + s * b``."""
+    """What is measured: float32, bfloat16 and int8 products of torch, the same of ONNX Runtime in float32 and
+    int8, and a triad ``c = a + s * b`` over three arrays."""
     import torch
 
     torch.set_num_threads(threads)
@@ -46,10 +46,8 @@ def peaks(threads: int) -> Iterator[Peak]:
     yield Peak("int8 gemm, torch", "FLOP/s", flop, lambda: torch._int_mm(whole, whole))
     yield Peak("sgemm, onnxruntime", "FLOP/s", flop, _onnx_product("MatMul", threads))
     yield Peak("int8 gemm, onnxruntime", "FLOP/s", flop, _onnx_product("MatMulInteger", threads))
-    source, out = torch.ones(STREAM_BYTES // 4), torch.zeros(STREAM_BYTES // 4)
-    yield Peak(
-        "memory, triad", "B/s", 3.0 * STREAM_BYTES, lambda: torch.add(source, source, alpha=1.5, out=out)
-    )
+    a, b, c = (torch.full((STREAM_BYTES // 4,), value) for value in (1.0, 2.0, 0.0))
+    yield Peak("memory, triad", "B/s", 3.0 * STREAM_BYTES, lambda: torch.add(a, b, alpha=1.5, out=c))
 
 
 def _onnx_product(operator: str, threads: int) -> Callable[[], object]:

@@ -9,6 +9,8 @@ from __future__ import annotations
 import argparse
 import re
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from agesdk import atomic
@@ -42,7 +44,8 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.records:
         for path in arguments.records:
             record = read(path)
-            show(renderer(record).tables(record))
+            with _complete():
+                show(renderer(record).tables(record))
             print(f"\n{provenance(record)}\n")
         return 0
     records = {path.stem: read(path) for path in sorted(arguments.folder.glob("*.json"))}
@@ -51,9 +54,7 @@ def run(arguments: argparse.Namespace) -> int:
     except OSError as error:
         raise UsageError(f"{arguments.document} can not be read", error.strerror or str(error)) from None
     where = arguments.folder.name
-    drawn = {name: draw(record, arguments.folder / f"{name}.png") for name, record in records.items()}
-
-    def section(match: re.Match[str]) -> str:
+    for match in _SECTION.finditer(text):
         name = match["name"]
         if name not in records:
             raise UsageError(
@@ -61,14 +62,31 @@ def run(arguments: argparse.Namespace) -> int:
                 f"{arguments.folder / name}.json does not exist",
                 f"Measure it with --out {arguments.folder} --name {name}, or take the place out",
             )
+    with _complete():
+        sections = {name: _section(record) for name, record in records.items()}
+        drawn = {name: draw(record, arguments.folder / f"{name}.png") for name, record in records.items()}
+
+    def section(match: re.Match[str]) -> str:
+        name = match["name"]
         picture = f"![{name}]({where}/{name}.png)\n\n" if drawn[name] else ""
-        return f"{match[1]}\n{_section(records[name])}\n\n{picture}{match[3]}"
+        return f"{match[1]}\n{sections[name]}\n\n{picture}{match[3]}"
 
     atomic.write_bytes(arguments.document, _SECTION.sub(section, text).encode("utf-8"))
     unused = sorted(set(records) - {match["name"] for match in _SECTION.finditer(text)})
     if unused:
         print(f"not in {arguments.document}: {', '.join(unused)}", file=sys.stderr)
     return 0
+
+
+@contextmanager
+def _complete() -> Iterator[None]:
+    """Raise `UsageError` where a record lacks what its tables or plots are made of."""
+    try:
+        yield
+    except (AssertionError, KeyError, IndexError, ValueError, ZeroDivisionError) as error:
+        raise UsageError(
+            "A record is not complete", f"{type(error).__name__}: {error}", "Measure it again"
+        ) from error
 
 
 def _section(record: Record) -> str:

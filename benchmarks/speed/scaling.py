@@ -75,6 +75,10 @@ def run(arguments: argparse.Namespace) -> int:
     check_output(arguments)
     bundle = open_bundle(arguments.bundle)
     known = AXES.get(bundle.manifest.kind, ())
+    if not known:
+        raise UsageError(
+            f"{bundle.path} is a {bundle.manifest.kind} bundle", f"axes are known of {' and '.join(AXES)}"
+        )
     axes = arguments.axis or [axis for axis in known if axis != "calls"]
     for axis in axes:
         if axis not in known:

@@ -18,6 +18,7 @@ import numpy as np
 
 from agesdk.bundle import Bundle
 
+_ITEM_SIZE = {"float16": 2, "bfloat16": 2, "int8": 1, "uint8": 1, "double": 8, "int64": 8}
 _PRODUCTS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 
 
@@ -55,13 +56,16 @@ def count_work(bundle: Bundle, component: str, feeds: Mapping[str, np.ndarray]) 
     for event in events:
         arguments = event.get("args", {})
         if event.get("name", "").endswith("_kernel_time") and arguments.get("op_name") in _PRODUCTS:
-            inputs, output = (
-                _shapes(arguments["input_type_shape"]),
-                _shapes(arguments["output_type_shape"])[0],
-            )
+            read, written = arguments["input_type_shape"], arguments["output_type_shape"][:1]
+            inputs, output = _shapes(read), _shapes(written)[0]
             flop += 2 * math.prod(output) * _depth(arguments["op_name"], inputs, output)
-            size += 4 * sum(math.prod(shape) for shape in (*inputs, output))
+            size += sum(_bytes(entry) for entry in (*read, *written))
     return Work(flop, size)
+
+
+def _bytes(described: dict[str, list[int]]) -> int:
+    """Of ``{"float16": [1, 2]}``. Quantised graphs are counted as they were exported: products of floats."""
+    return sum(_ITEM_SIZE.get(kind, 4) * math.prod(shape) for kind, shape in described.items())
 
 
 def _shapes(described: list[dict[str, list[int]]]) -> list[list[int]]:

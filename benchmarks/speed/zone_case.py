@@ -14,7 +14,7 @@ from agesdk.faces.analyzer import FaceAnalyzer, select_face
 from agesdk.imaging import Picture
 from agesdk.zone_prepared import take_crops
 from benchmarks import fullsize
-from benchmarks.speed.models import export_bundle
+from benchmarks.speed.models import check_pair, export_bundle, whole_folder
 from benchmarks.speed.photos import portrait
 from benchmarks.speed.zone_contenders import ZoneJob, draw_noise
 
@@ -32,13 +32,14 @@ def models(arguments: argparse.Namespace, folder: Path) -> tuple[Path, Path]:
     """Checkpoint and bundle: those given, or made in the folder where they are not there yet."""
     checkpoint = arguments.checkpoint or folder / "checkpoint"
     bundle = arguments.bundle or folder / "bundle"
+    check_pair(arguments)
     if not checkpoint.exists():
         if arguments.checkpoint is not None:
             raise UsageError(f"{checkpoint} does not exist", fix="Make it with python -m benchmarks.fullsize")
-        checkpoint.parent.mkdir(parents=True, exist_ok=True)
         print(f"making a checkpoint in {checkpoint}", file=sys.stderr)
         size: fullsize.Size = "sd15" if arguments.size == "sd15" else "tiny"
-        fullsize.write_checkpoint(size, checkpoint, arguments.clip_vocab)
+        with whole_folder(checkpoint) as partial:
+            fullsize.write_checkpoint(size, partial, arguments.clip_vocab)
     if not bundle.exists():
         export_bundle("ldla", checkpoint, bundle)
     return checkpoint, bundle

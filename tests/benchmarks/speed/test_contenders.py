@@ -29,6 +29,10 @@ def refuser() -> Any:
     raise UsageError("No paint", "the bucket is empty")
 
 
+def breaker() -> Any:
+    raise FileNotFoundError("no brush")
+
+
 def dier() -> Any:
     import os
 
@@ -54,6 +58,11 @@ def test_pictures_samples_and_memory_are_each_ones_own() -> None:
 def test_a_contender_that_can_not_work_says_why() -> None:
     with pytest.raises(UsageError, match="the bucket is empty"):
         run(Contender("b", f"{HERE}:refuser", {}))
+
+
+def test_whatever_breaks_a_contender_is_told() -> None:
+    with pytest.raises(UsageError, match=r"b can not do this.*FileNotFoundError: no brush"):
+        run(Contender("b", f"{HERE}:breaker", {}))
 
 
 def test_a_contender_that_dies_is_named_with_its_exit_code() -> None:

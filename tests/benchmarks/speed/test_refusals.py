@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import shutil
 from pathlib import Path
 
@@ -23,7 +24,11 @@ from benchmarks.speed import memory
         (["latency", "no-such-folder"], "no-such-folder"),
         (["latency", "--megapixels", "900"], "--megapixels 900 is out of range"),
         (["latency", "--name", "../elsewhere"], "is no file name"),
+        (["latency", "--name", ".."], "is no file name"),
         (["scaling", "--axis", "ages"], "The bundle has no axis 'ages'"),
+        (["scaling", "face-analysis"], "is a face-analysis bundle"),
+        (["compare", "zone", "--checkpoint", "x"], "--checkpoint is given without --bundle"),
+        (["compare", "zone", "--bundle", "x"], "--bundle is given without --checkpoint"),
     ],
 )
 def test_arguments(
@@ -76,3 +81,24 @@ def test_a_bundle_that_fails_a_golden_is_not_timed(
     assert main(["latency", str(folder), "--repeat", "1", "--out", str(tmp_path / "out")]) == 2
     assert "fails its goldens" in capsys.readouterr().err
     assert not list((tmp_path / "out").glob("*"))
+
+
+@pytest.mark.parametrize("key, value", [("series", []), ("settings", {})])
+def test_a_record_that_lacks_something_is_not_rendered(
+    key: str, value: object, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    record = json.loads(Path("docs/benchmarks/latency-zone-embedded.json").read_text("utf-8"))
+    (tmp_path / "half.json").write_text(json.dumps({**record, key: value}), "utf-8")
+    assert main(["report", str(tmp_path / "half.json")]) == 2
+    assert "A record is not complete" in capsys.readouterr().err
+
+
+def test_a_place_without_a_record_leaves_everything_as_it_was(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    document = tmp_path / "page.md"
+    document.write_text("<!-- record: nothing -->\n<!-- /record -->\n", "utf-8")
+    shutil.copy("docs/benchmarks/scaling-calls.json", tmp_path)
+    assert main(["report", "--folder", str(tmp_path), "--document", str(document)]) == 2
+    assert "has a place for nothing" in capsys.readouterr().err
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["page.md", "scaling-calls.json"]
