@@ -180,6 +180,8 @@ class ZoneAger:
         wanted = resolved.scores
         run = resolve(face, wanted, strength, steps, guidance_scale, ethnicity, sequential)
         refiner = Refiner(self.model) if refine else None
+        if seed is not None and (isinstance(seed, bool) or not isinstance(seed, (int, np.integer))):
+            raise UsageError(f"The seed is {seed!r}, not a whole number")
         if seed is not None and seed < 0:
             raise TargetError(f"The seed {seed} is negative", "", "Give a whole number of 0 or more")
         if noise is None:

@@ -93,6 +93,9 @@ def resolve(
     _check_ethnicity(ethnicity)
     if isinstance(steps, bool) or not isinstance(steps, (int, np.integer)):
         raise UsageError(f"The number of steps is {steps!r}, not a whole number")
+    for name, value in (("strength", strength), ("guidance scale", guidance_scale)):
+        if isinstance(value, bool) or not isinstance(value, (int, float, np.integer, np.floating)):
+            raise UsageError(f"The {name} is {value!r}, not a number")
     if not (math.isfinite(guidance_scale) and guidance_scale >= 0.0):
         raise TargetError(f"The guidance scale is {guidance_scale}", "", "Give 0 or more; up to 1 means none")
     treated = {name: face.crops[name] for name in targets if name in face.crops}

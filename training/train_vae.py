@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import logging
 import math
 import time
@@ -16,9 +15,11 @@ from accelerate import Accelerator
 from torch import Tensor
 from torch.nn import functional as F
 
+from agesdk.imaging import read_image
 from training.autoencoder import SmallVAE
 from training.precision import channels_last, resolve
 from training.splits import split_of
+from training.zones import read_index
 
 logger = logging.getLogger(__name__)
 
@@ -47,18 +48,18 @@ def make_patches(faces: Path, out: Path, per_face: int, seed: int) -> np.ndarray
     """
     if not out.exists():
         rng = np.random.default_rng(seed)
-        with open(faces / "index.csv", newline="") as f:
-            files = [row["file"] for row in csv.DictReader(f) if split_of(row["file"]) == "train"]
+        files = [portrait.file for portrait in read_index(faces) if split_of(portrait.file) == "train"]
+        out.parent.mkdir(parents=True, exist_ok=True)
         temporary = out.with_suffix(".partial")
         patches = np.lib.format.open_memmap(temporary, "w+", np.uint8, (len(files) * per_face, 128, 128, 3))
         for i, name in enumerate(files):
-            image = cv2.cvtColor(cv2.imread(str(faces / name)), cv2.COLOR_BGR2RGB)
-            width = image.shape[1]
+            image = read_image(faces / name)
+            height, width = image.shape[:2]
             for j in range(per_face):
-                side = round(width * rng.uniform(0.15, 0.36))
+                side = round(min(width, height) * rng.uniform(0.15, 0.36))
                 x = round(rng.uniform(0.12, 0.88) * width - side / 2)
-                y = round(rng.uniform(0.10, 0.95) * width - side / 2)
-                x, y = (int(np.clip(v, 0, width - side)) for v in (x, y))
+                y = round(rng.uniform(0.10, 0.95) * height - side / 2)
+                x, y = int(np.clip(x, 0, width - side)), int(np.clip(y, 0, height - side))
                 method = cv2.INTER_AREA if side >= 128 else cv2.INTER_CUBIC
                 patches[i * per_face + j] = cv2.resize(
                     image[y : y + side, x : x + side], (128, 128), interpolation=method
@@ -104,7 +105,6 @@ def run(faces: Path, out: Path, config: VAEConfig, resume: bool = True) -> Small
 
     cpu = not torch.cuda.is_available()
     accelerator = Accelerator(cpu=cpu, mixed_precision=resolve("auto", cpu))
-    out.mkdir(parents=True, exist_ok=True)
     if accelerator.is_main_process:
         make_patches(faces, out / "patches.npy", config.patches_per_face, config.seed)
     accelerator.wait_for_everyone()

@@ -66,12 +66,19 @@ def read_index(faces: Path) -> list[Portrait]:
         Portrait(
             row["file"],
             row.get("source") or "unknown",
-            float(row["age"]) if row["age"] else float("nan"),
+            _number(path, line, "age", row["age"]) if row["age"] else float("nan"),
             row.get("ancestry") or "",
-            float(row.get("native_px") or 512),
+            _number(path, line, "native_px", row.get("native_px") or "512"),
         )
-        for row in rows
+        for line, row in enumerate(rows, start=2)
     ]
+
+
+def _number(path: Path, line: int, column: str, text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        raise UsageError(f"'{path}', line {line}: {column} is {text!r}, not a number.") from None
 
 
 def find_landmarks(faces: Path, portraits: list[Portrait], cache: Path) -> np.ndarray:
@@ -107,10 +114,13 @@ def _read(path: Path) -> np.ndarray:
 
 def prepare(faces: Path, out: Path, scores_csv: Path | None = None) -> None:
     """Writes the zone data set described in the module's docstring to ``out``."""
-    out.mkdir(parents=True, exist_ok=True)
     portraits = read_index(faces)
+    out.mkdir(parents=True, exist_ok=True)
+    (out / "DONE").unlink(missing_ok=True)  # what it stood for is overwritten from here on
     landmarks = find_landmarks(faces, portraits, out / "landmarks.npz")
     usable = [i for i in range(len(portraits)) if np.isfinite(landmarks[i]).all()]
+    if not usable:
+        raise UsageError(f"None of the {len(portraits)} pictures of '{faces}' shows a face.")
     count = len(usable) * len(ZONES)
     crops = np.lib.format.open_memmap(out / "crops.npy", "w+", np.uint8, (count, STORED_SIZE, STORED_SIZE, 3))
     masks = np.lib.format.open_memmap(out / "masks.npy", "w+", np.uint8, (count, STORED_SIZE, STORED_SIZE))
@@ -194,7 +204,7 @@ def _replace_scores(scores: np.ndarray, path: Path, people: list[Portrait], zone
         raise UsageError(f"'{path}' needs the columns 'file', 'zone' and 'score'.")
     given = {}
     for line, row in enumerate(rows, start=2):
-        value = float(row["score"])
+        value = _number(path, line, "score", row["score"])
         if not 0.0 <= value <= 1.0:
             raise UsageError(f"'{path}', line {line}: score {value:g} is outside 0..1.")
         given[(row["file"], row["zone"])] = value

@@ -39,7 +39,12 @@ def info(options: argparse.Namespace) -> int:
         options, f"{bundle.path}: {manifest.name} {manifest.version}, {manifest.kind}, {size / 1e6:.1f} MB"
     )
     for component in manifest.components.values():
-        common.say(options, f"\n{component.name} ({component.precision})")
+        preferred = {key: variant.preferred_on for key, variant in component.variants.items()}
+        precisions = [
+            key + (f", preferred on a {preferred[key]}" if preferred.get(key) else "")
+            for key in component.precisions
+        ]
+        common.say(options, f"\n{component.name} ({'; '.join(precisions)})")
         for arrow, tensors in (("<-", component.inputs), ("->", component.outputs)):
             for tensor in tensors:
                 common.say(options, f"  {arrow} {_signature(tensor)}")

@@ -34,7 +34,9 @@ def add_model_options(parser: argparse.ArgumentParser, kind: str = "zone-aging")
     group.add_argument(
         "--provider", help="of onnxruntime: cpu, cuda, tensorrt or tensorrt-rtx (default: cpu)"
     )
-    group.add_argument("--threads", type=whole(1), metavar="N", help="CPU threads (default: all cores)")
+    group.add_argument(
+        "--threads", type=whole(1), metavar="N", help="CPU threads (default: all physical cores)"
+    )
     group.add_argument(
         "--precision",
         default="auto",
@@ -45,7 +47,9 @@ def add_model_options(parser: argparse.ArgumentParser, kind: str = "zone-aging")
 def add_sampling_options(parser: argparse.ArgumentParser) -> None:
     """How the model samples; defaults are the bundle's."""
     group = parser.add_argument_group("sampling (defaults are the bundle's)")
-    group.add_argument("--strength", type=number(0, 1), metavar="S", help="how far a zone is re-made, 0 to 1")
+    group.add_argument(
+        "--strength", type=number(0, 1), metavar="S", help="how far a zone is re-made, above 0 to 1"
+    )
     group.add_argument("--steps", type=whole(1), metavar="N", help="steps of the full schedule")
     group.add_argument(
         "--guidance-scale", type=number(0, 50), metavar="G", help="classifier-free guidance above 1"

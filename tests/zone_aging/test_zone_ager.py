@@ -340,3 +340,19 @@ def test_arrays_given_stay_the_callers(small, portrait):
     face = ager.prepare(image, replace(portrait[1]))
     ager.age(face, 0.9, seed=1)
     np.testing.assert_array_equal(image, portrait[0])
+
+
+@pytest.mark.parametrize(
+    "settings, told",
+    [
+        ({"seed": 1.5}, "seed is 1.5"),
+        ({"seed": "x"}, "seed is 'x'"),
+        ({"seed": True}, "seed is True"),
+        ({"strength": "x", "seed": 1}, "strength is 'x'"),
+        ({"guidance_scale": "a", "seed": 1}, "guidance scale is 'a'"),
+    ],
+)
+def test_settings_of_another_type_are_refused_by_name(small_case, settings, told):
+    ager, face = small_case
+    with pytest.raises(UsageError, match=told):
+        ager.age(face, 0.5, **settings)

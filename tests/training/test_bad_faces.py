@@ -1,0 +1,49 @@
+"""What ``prepare-zones`` and ``vae`` say of folders they can not use, and what they leave behind."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from agesdk.errors import AgeSDKError, UsageError
+from training.splits import split_of
+from training.train_vae import make_patches
+from training.zones import prepare
+
+
+def faces(folder: Path, age: str, shape: tuple[int, int], name: str = "a.png") -> Path:
+    folder.mkdir()
+    picture = np.random.default_rng(0).integers(0, 256, (*shape, 3), dtype=np.uint8)
+    cv2.imwrite(str(folder / name), picture)
+    (folder / "index.csv").write_text(f"file,age\n{name},{age}\n", "utf-8")
+    return folder
+
+
+def test_an_age_that_is_no_number_is_told_with_its_line(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"line 2: age is 'abc', not a number"):
+        prepare(faces(tmp_path / "faces", "abc", (64, 64)), tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_failed_run_leaves_no_data_set_marked_as_done(tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "DONE").touch()
+    with pytest.raises(UsageError, match="None of the 1 pictures"):
+        prepare(faces(tmp_path / "faces", "30", (64, 64)), tmp_path / "out")
+    assert not (tmp_path / "out" / "DONE").exists()
+
+
+@pytest.mark.parametrize("shape", [(300, 600), (600, 300)])
+def test_patches_come_from_inside_pictures_of_any_shape(tmp_path: Path, shape: tuple[int, int]) -> None:
+    name = next(f"face{n}.png" for n in range(100) if split_of(f"face{n}.png") == "train")
+    patches = make_patches(faces(tmp_path / "faces", "30", shape, name), tmp_path / "patches.npy", 20, seed=0)
+    assert patches.shape == (20, 128, 128, 3) and patches.std(axis=(1, 2, 3)).min() > 10.0
+
+
+def test_a_folder_that_is_none_is_refused_before_anything_is_made(tmp_path: Path) -> None:
+    with pytest.raises(AgeSDKError, match=r"index\.csv"):
+        make_patches(tmp_path / "nothing", tmp_path / "out" / "patches.npy", 4, seed=0)
+    assert not (tmp_path / "out").exists()
