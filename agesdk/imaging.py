@@ -88,7 +88,8 @@ def read_picture(source: ImageSource) -> Picture:
     Raises
     ------
     ImageError
-        The picture can not be read, is damaged, of another format, or beyond the limits of this module.
+        The picture can not be read, is cut off or refused by its decoder, of another format, or beyond the
+        limits of this module. Damage that a decoder makes up for, as JPEG decoders do, is not seen.
     """
     if isinstance(source, np.ndarray):
         return Picture(_from_array(source))
