@@ -111,8 +111,8 @@ class LifespanAger:
             Find the face and take an FFHQ-style square around it, level. Without it the square is the middle
             of the picture, as published, and nothing looks for a face.
         face:
-            With ``align``: index of the face, largest first, or a `Face` found before; None takes the
-            largest.
+            With ``align``: index of the face, largest first, or a `Face` found before; None: see
+            `select_face`.
         clip_pixel_range:
             The range of pixels that CLIP sees; None takes the bundle's.
 
@@ -126,7 +126,7 @@ class LifespanAger:
         watch = Stopwatch()
         settings = self.model.settings
         with watch.stage("read"):
-            picture = read_picture(image)
+            picture = read_picture(image.copy() if isinstance(image, np.ndarray) else image)
         if face is not None and not align:
             raise UsageError("A face was chosen without align", fix="Pass align=True")
         with watch.stage("crop"):
@@ -274,8 +274,8 @@ class LifespanAger:
         Parameters
         ----------
         face:
-            Index of the face, largest first; None takes that which the square was aligned to, else the
-            largest.
+            Index of the face, largest first; None takes that which the square was aligned to, else as
+            `select_face` does.
 
         Raises
         ------
@@ -365,6 +365,8 @@ def _row(rows: np.ndarray | None, index: int) -> np.ndarray | None:
 def _checked_seed(seed: int | None) -> int:
     if seed is None:
         return secrets.randbits(32)
+    if isinstance(seed, bool) or not isinstance(seed, (int, np.integer)):
+        raise UsageError(f"The seed is {seed!r}, not a whole number")
     if seed < 0:
         raise TargetError(f"The seed {seed} is negative", "", "Give a whole number of 0 or more")
     return seed

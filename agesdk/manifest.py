@@ -269,6 +269,9 @@ class SourceCurve:
     def __post_init__(self) -> None:
         _in_range("score", self.score, 0.0, 1.0)
         _check_curve(self.curve, "curve")
+        for target, condition in self.curve:
+            _in_range("curve", target, 0.0, 1.0)
+            _in_range("curve", condition, 0.0, 1.0)
 
 
 PASTE_SETTINGS = ("blur_sigma", "detail_sigma", "chroma", "amplitude")
@@ -282,8 +285,9 @@ class ZoneAgingSettings:
     ``blur_sigma`` is in crop pixels. ``detail_sigma`` (crop pixels, 0 is off) and ``chroma`` (0..1) confine
     what is pasted to detail: shading coarser than ``detail_sigma`` stays the source's, and changes of hue are
     scaled by ``chroma``; a wrinkle is a fine change of lightness. ``amplitude`` (0..1) scales what is pasted
-    where a score rises. ``calibration[zone]`` maps a wanted target in 0..1 to the score fed to the model,
-    ``score_calibration[zone]`` the output of ScoreNet to a score in 0..1; an absent zone means identity.
+    where a score rises, more so on smooth skin. ``calibration[zone]`` maps a wanted target in 0..1 to the
+    score fed to the model, ``score_calibration[zone]`` the output of ScoreNet to a score in 0..1; an absent
+    zone means identity.
     ``source_calibration[zone]``, curves by the score before, takes the place of ``calibration[zone]``:
     between two of them it is linear, before the first and after the last constant.
     """

@@ -71,6 +71,8 @@ def _fields(message: memoryview) -> Iterator[tuple[int, memoryview | None]]:
     position, end = 0, len(message)
     while position < end:
         key, position = _varint(message, position)
+        if not 8 <= key < 2**32:  # other readers would cut a longer one to 32 bits and see another field
+            raise ValueError(f"{key} is no field's key")
         number, wire = key >> 3, key & 7
         if wire == 2:
             size, position = _varint(message, position)

@@ -66,12 +66,13 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def measure(bundle: Any, folder: Path, count: int, threads: int | None) -> dict[str, Any]:
-    """``source_calibration`` of a bundle, in the precision of its own components.
+    """``source_calibration`` of a bundle, measured in fp32.
 
     The target decides how much of a change is pasted and is not known here, so the condition stands for it.
     """
     import numpy as np
 
+    from agesdk.errors import UsageError
     from agesdk.manifest import SourceCurve
     from agesdk.zone_aging import zone_change
     from agesdk.zone_model import ZoneModel
@@ -99,15 +100,23 @@ def measure(bundle: Any, folder: Path, count: int, threads: int | None) -> dict[
             after[rows, column] = scores_of(model, results)
         logger.info("%d of %d crops", rows.stop, len(kinds))
     curves = dict(settings.source_calibration)
+    calibrated = 0
     for kind in settings.zones:
         own = kinds == kind
         if own.sum() < FEWEST_CROPS:
             logger.warning("%s has %d crops and stays as it is", kind, own.sum())
             continue
+        calibrated += 1
         response = response_by_source(before[own], after[own], SOURCES)
         logger.info("%s, from %s: %s", kind, SOURCES, response.round(2).tolist())
         curves[kind] = tuple(
             SourceCurve(source, tuple((x, y) for x, y in inverted(row, CONDITIONS)))
             for source, row in zip(SOURCES, response, strict=True)
+        )
+    if not calibrated:
+        raise UsageError(
+            f"No zone has {FEWEST_CROPS} crops among {len(kinds)}",
+            "",
+            "Give a larger --count, or prepare more faces",
         )
     return curves

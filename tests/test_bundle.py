@@ -138,6 +138,11 @@ CASES: list[tuple[str, object, str]] = [
     ),
     (
         "zone_aging.source_calibration",
+        {"forehead": [{"score": 0.5, "curve": [[0, 0], [1, 1e308]]}]},
+        r"source_calibration.forehead\[0\].curve is 1e\+308",
+    ),
+    (
+        "zone_aging.source_calibration",
         {"forehead": [{"score": 1.5, "curve": [[0, 0], [1, 1]]}]},
         r"source_calibration.forehead\[0\].score is 1.5",
     ),

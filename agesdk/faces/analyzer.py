@@ -185,8 +185,8 @@ def select_face(
     faces:
         As `FaceAnalyzer.detect` returns them, largest first.
     index:
-        Which one; None takes the largest, of those that are certain if any is (and logs it when there are
-        several).
+        Which one; None takes the largest of those that are certain and within the limits, or, if none is,
+        the largest of all (and logs it when there are several).
     min_size, max_yaw:
         Limits in pixels of `Face.size` and in degrees.
 
@@ -207,7 +207,11 @@ def select_face(
             f"Give an index from 0 (the largest) to {len(faces) - 1}.",
         )
     if index is None:
-        index = next((i for i, face in enumerate(faces) if face.score >= CERTAIN), 0)
+        good = (
+            face.score >= CERTAIN and face.size >= min_size and abs(face.pose.yaw) <= max_yaw
+            for face in faces
+        )
+        index = next((i for i, usable in enumerate(good) if usable), 0)
         if len(faces) > 1:
             _log.info(
                 "the picture shows %d faces, 0 to %d; face %d is taken", len(faces), len(faces) - 1, index

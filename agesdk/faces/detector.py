@@ -69,14 +69,15 @@ class FaceDetector:
     Parameters
     ----------
     threshold:
-        Least score of a detection, above 0 and below 1.
+        Least score of a detection, 0..1.
     overlap_threshold:
         Detections whose boxes overlap by more (intersection over union) are one face.
     """
 
     def __init__(self, engine: Engine, threshold: float = 0.5, overlap_threshold: float = 0.3) -> None:
         self._engine = engine
-        self._least_logit = math.log(threshold / (1.0 - threshold))
+        odds = threshold / (1.0 - threshold) if threshold < 1.0 else math.inf
+        self._least_logit = math.log(odds) if odds > 0.0 else -math.inf
         self._overlap_threshold = overlap_threshold
         self._anchors = make_anchors()
 

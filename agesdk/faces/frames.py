@@ -138,13 +138,16 @@ class Source:
     def __init__(self, image: np.ndarray) -> None:
         self.image = image
         self.height, self.width = image.shape[:2]
-        self._reduced: dict[int, np.ndarray] = {0: image}
+        self._halves: dict[int, np.ndarray] = {0: image}
 
     def cut(self, frame: np.ndarray, size: int) -> np.ndarray:
         """As the function `cut`, from the smallest copy with at least as many pixels as the frame."""
         halvings = math.floor(math.log2(max(frame_step(frame), 1.0)))
-        while min(self.height, self.width) < 2**halvings:
-            halvings -= 1
+        while (
+            halvings
+            and max(self.height % 2**halvings / self.height, self.width % 2**halvings / self.width) > 0.01
+        ):
+            halvings -= 1  # what does not fill a block is dropped
         factor = 2**halvings
         moved = np.column_stack([frame[:, :2], frame[:, 2] + 0.5 - 0.5 * factor]) / factor
         return cut(self._halved(halvings), moved, size)
@@ -152,12 +155,11 @@ class Source:
     def _halved(self, times: int) -> np.ndarray:
         """The picture with blocks of 2^times pixels averaged; what is left over at its right and bottom is
         dropped."""
-        if times not in self._reduced:
-            finer = max(done for done in self._reduced if done < times)
-            image, factor = self._reduced[finer], 2 ** (times - finer)
-            height, width = image.shape[0] // factor, image.shape[1] // factor
-            blocks = image[: height * factor, : width * factor]
-            self._reduced[times] = np.asarray(
+        if times not in self._halves:
+            # Of the picture itself: halves of halves would be rounded each time, and upwards.
+            height, width = self.height // 2**times, self.width // 2**times
+            blocks = self.image[: height * 2**times, : width * 2**times]
+            self._halves[times] = np.asarray(
                 cv2.resize(blocks, (width, height), interpolation=cv2.INTER_AREA)
             )
-        return self._reduced[times]
+        return self._halves[times]

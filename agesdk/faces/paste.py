@@ -23,8 +23,8 @@ FINEST_SHARE = 0.8
 FULL_RISE = 0.25
 """Rise of a score from which on `change_share` is the amplitude."""
 
-SMOOTHEST_SHARE, WRINKLED = 0.65, 0.5
-"""Of the amplitude, on skin of score 0; it rises to 1 at the score WRINKLED."""
+SMOOTHEST_FACTOR, WRINKLED = 2.3, 0.5
+"""How much more of a rise is kept back on skin of score 0; the factor falls to 1 at the score WRINKLED."""
 
 _HUE_FLOOR = 4.0
 """Levels squared: hues that differ by less are rounding, not colour."""
@@ -107,9 +107,10 @@ def _hue(change: np.ndarray, colour: np.ndarray, grey: np.ndarray) -> np.ndarray
 def change_share(before: float, target: float, amplitude: float) -> np.float32:
     """Share of a change that is pasted: all of it where the score falls, ``amplitude`` of it where it rises.
 
-    Guidance makes added lines deeper than skin has them, and on smooth skin they look drawn: there the share
-    is smaller still (`SMOOTHEST_SHARE`). Between falling and rising the share is linear up to a rise of
-    `FULL_RISE`, so that a target just above the present score does not look different from one just below.
+    Guidance makes added lines deeper than skin has them, and on smooth skin they look drawn: there more is
+    kept back (`SMOOTHEST_FACTOR`), unless the amplitude is 1 and nothing is. Between falling and rising the
+    share is linear up to a rise of `FULL_RISE`, so that a target just above the present score does not look
+    different from one just below.
 
     Parameters
     ----------
@@ -120,8 +121,8 @@ def change_share(before: float, target: float, amplitude: float) -> np.float32:
     """
     rise = min(max(target - before, 0.0) / FULL_RISE, 1.0)
     wrinkled = min(before / WRINKLED, 1.0)
-    depth = amplitude * (SMOOTHEST_SHARE + (1.0 - SMOOTHEST_SHARE) * wrinkled)
-    return np.float32(1.0 - (1.0 - depth) * rise)
+    kept_back = (1.0 - amplitude) * (SMOOTHEST_FACTOR + (1.0 - SMOOTHEST_FACTOR) * wrinkled)
+    return np.float32(max(0.0, 1.0 - kept_back * rise))
 
 
 def finest_detail(source: np.ndarray, round_trip: np.ndarray, drop: float) -> np.ndarray:

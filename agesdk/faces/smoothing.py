@@ -20,8 +20,10 @@ def smooth(image: np.ndarray, sigma: float) -> np.ndarray:
 
     image: uint8 or float32 [H, W] or [H, W, C].
     """
+    if sigma <= 0.0:
+        return np.array(image, np.float32)
     height, width = image.shape[:2]
-    halvings = max(0, math.floor(math.log2(sigma / _FINE_SIGMA))) if sigma > 0.0 else 0
+    halvings = max(0, math.floor(math.log2(sigma / _FINE_SIGMA)))
     while halvings and (height % 2**halvings or width % 2**halvings):
         halvings -= 1
     if not halvings:

@@ -63,8 +63,11 @@ def job(bundle: Bundle, checkpoint: Path, arguments: argparse.Namespace) -> Life
         raise UsageError(
             f"{settings} can not be read", str(error), "Give a tree of Cradle2Cane's models"
         ) from None
-    with multiprocessing.get_context("spawn").Pool(1) as pool:  # torch's memory ends with it
-        noise = pool.apply(script_noise, (hparams, TARGET_AGE - SOURCE_AGE, SEED))
+    try:
+        with multiprocessing.get_context("spawn").Pool(1) as pool:  # torch's memory ends with it
+            noise = pool.apply(script_noise, (hparams, TARGET_AGE - SOURCE_AGE, SEED))
+    except (KeyError, TypeError) as error:
+        raise UsageError(f"{settings} is not complete", f"{type(error).__name__}: {error}") from None
     return LifespanJob(
         bundle=bundle.path,
         models=checkpoint,

@@ -79,7 +79,7 @@ def run(arguments: argparse.Namespace) -> int:
         raise UsageError(
             f"{bundle.path} is a {bundle.manifest.kind} bundle", f"axes are known of {' and '.join(AXES)}"
         )
-    axes = arguments.axis or [axis for axis in known if axis != "calls"]
+    axes = list(dict.fromkeys(arguments.axis or ())) or [axis for axis in known if axis != "calls"]
     for axis in axes:
         if axis not in known:
             raise UsageError(f"The bundle has no axis {axis!r}", f"it has {', '.join(known)}")

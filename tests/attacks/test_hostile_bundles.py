@@ -172,7 +172,12 @@ def test_external_weights_are_found_wherever_a_graph_can_hold_them(tmp_path: Pat
 
 
 @pytest.mark.parametrize(
-    "data", [b"\xff" * 40, b"\x3a\xff\xff\xff\xff\x0f", b"\x0b\x01", b"\x08", b"PK\x03\x04" * 9]
+    "data",
+    [
+        *(b"\xff" * 40, b"\x3a\xff\xff\xff\xff\x0f", b"\x0b\x01", b"\x08", b"PK\x03\x04" * 9),
+        b"\xba\x80\x80\x80\x10\x00",  # field 7, the graph, to readers that keep 32 bits of a key
+        b"\x02\x00",  # field 0
+    ],
 )
 def test_a_file_that_is_no_graph_is_refused(tmp_path: Path, data: bytes) -> None:
     (tmp_path / "model.onnx").write_bytes(data)

@@ -17,6 +17,7 @@ from agesdk.backends import load_engine
 from agesdk.bundle import Bundle, BundleError, write_manifest
 from agesdk.errors import UsageError
 from agesdk.goldens import check_bundle
+from agesdk.precision import has_int8_dot_products
 from agesdk.zone_model import ZoneModel
 from engines.__main__ import main as engines_main
 from export.__main__ import main
@@ -74,6 +75,8 @@ def test_one_precision_can_be_verified_alone(
 def test_a_weight_of_any_component_changed_by_a_tenth_fails(
     all_precisions: Bundle, precision: str, tmp_path: Path
 ) -> None:
+    if precision == "int8" and not has_int8_dot_products():
+        pytest.skip("NOT TESTED: without 8-bit dot products int8 saturates, and is not what runs")
     components = all_precisions.manifest.components
     chosen = {name: precision for name, item in components.items() if precision in item.precisions}
     source = all_precisions.at(chosen)

@@ -159,6 +159,8 @@ def test_a_doubtful_face_is_only_taken_when_there_is_no_other(face: Face) -> Non
     assert select_face([doubtful, face]) is face
     assert select_face([doubtful, face], index=0) is doubtful
     assert select_face([doubtful]) is doubtful
+    tiny, turned = changed(face, 40.0, 0.0), changed(face, 150.0, 70.0)
+    assert select_face([doubtful, turned, tiny]) is doubtful
 
 
 def test_thorough_finds_small_faces_beside_a_large_one(

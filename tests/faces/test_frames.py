@@ -65,3 +65,18 @@ def test_a_source_cuts_what_the_picture_itself_gives(side: float) -> None:
     frame = make_frame(np.array([2100.0, 1500.0]), side, 128, 0.3)
     difference = Source(image).cut(frame, 128).astype(int) - cut(image, frame, 128)
     assert np.abs(difference).mean() < 2.0 and abs(difference.mean()) < 0.2
+
+
+def test_the_same_frame_gives_the_same_pixels_whatever_was_cut_before() -> None:
+    image = np.random.default_rng(3).integers(0, 256, (700, 1100, 3), dtype=np.uint8)
+    far, near = (make_frame(np.array([500.0, 300.0]), side, 64, 0.2) for side in (900.0, 300.0))
+    source = Source(image)
+    source.cut(near, 64)
+    assert np.array_equal(source.cut(far, 64), Source(image).cut(far, 64))
+
+
+def test_no_row_of_a_thin_picture_is_dropped() -> None:
+    image = np.zeros((63, 4096, 3), np.uint8)
+    image[-1] = 200
+    frame = make_frame(np.array([2000.0, 31.0]), 4000.0, 128)
+    assert np.array_equal(Source(image).cut(frame, 128), cut(image, frame, 128))

@@ -26,5 +26,10 @@ def test_narrow_blurs_and_odd_sizes_are_made_at_full_resolution(sigma: float, sh
     assert np.array_equal(smooth(image, sigma), cv2.GaussianBlur(image, (0, 0), sigma))
 
 
+def test_no_blur_is_a_copy() -> None:
+    image = np.arange(48, dtype=np.uint8).reshape(4, 4, 3)
+    assert np.array_equal(smooth(image, 0.0), image) and smooth(image, 0.0).dtype == np.float32
+
+
 def test_an_even_picture_stays_as_it_is() -> None:
     assert np.allclose(smooth(np.full((64, 64, 3), 87, np.uint8), 10.0), 87.0, atol=1e-3)
