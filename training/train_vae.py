@@ -48,7 +48,9 @@ def make_patches(faces: Path, out: Path, per_face: int, seed: int) -> np.ndarray
     """
     if not out.exists():
         rng = np.random.default_rng(seed)
-        files = [portrait.file for portrait in read_index(faces) if split_of(portrait.file) == "train"]
+        files = [
+            portrait.file for portrait in read_index(faces, ages=False) if split_of(portrait.file) == "train"
+        ]
         out.parent.mkdir(parents=True, exist_ok=True)
         temporary = out.with_suffix(".partial")
         patches = np.lib.format.open_memmap(temporary, "w+", np.uint8, (len(files) * per_face, 128, 128, 3))

@@ -51,8 +51,9 @@ class Portrait:
     native_px: float
 
 
-def read_index(faces: Path) -> list[Portrait]:
-    """The portraits of ``faces/index.csv``; raises `UsageError` when it is missing or lacks a column."""
+def read_index(faces: Path, ages: bool = True) -> list[Portrait]:
+    """The portraits of ``faces/index.csv``; raises `UsageError` when it is missing or lacks a column:
+    ``file`` and, if ``ages`` are needed, ``age``."""
     path = faces / "index.csv"
     if not path.exists():
         raise UsageError(
@@ -60,13 +61,13 @@ def read_index(faces: Path) -> list[Portrait]:
         )
     with open(path, newline="") as f:
         rows = list(csv.DictReader(f))
-    if not rows or not {"file", "age"} <= rows[0].keys():
-        raise UsageError(f"'{path}' needs the columns 'file' and 'age'.")
+    if not rows or "file" not in rows[0] or (ages and "age" not in rows[0]):
+        raise UsageError(f"'{path}' needs rows, with the column 'file'" + (" and 'age'." if ages else "."))
     return [
         Portrait(
             row["file"],
             row.get("source") or "unknown",
-            _number(path, line, "age", row["age"]) if row["age"] else float("nan"),
+            _number(path, line, "age", row["age"]) if row.get("age") else float("nan"),
             row.get("ancestry") or "",
             _number(path, line, "native_px", row.get("native_px") or "512"),
         )
