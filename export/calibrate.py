@@ -37,7 +37,7 @@ def register(subparsers: Any) -> None:
     parser.add_argument(
         "--count", type=int, default=256, help="crops, of all zones together (default: %(default)s)"
     )
-    parser.add_argument("--threads", type=int, help="CPU threads (default: all cores)")
+    parser.add_argument("--threads", type=int, help="CPU threads (default: all physical cores)")
     parser.set_defaults(run=run)
 
 

@@ -150,7 +150,7 @@ class TensorrtEngine:
         return self._bound[key]
 
     def _check_tensors(self, entry: CacheEntry) -> None:
-        mode = self._device.library.api.TensorIOMode
+        mode = self._device.trt.api.TensorIOMode
         found: dict[Any, dict[str, tuple[str, tuple[int, ...]]]] = {mode.INPUT: {}, mode.OUTPUT: {}}
         for index in range(self._engine.num_io_tensors):
             name = self._engine.get_tensor_name(index)
@@ -194,7 +194,7 @@ class _Device:
     """What all engines of a library share: its runtime and log, the stream, the activation memory, a lock."""
 
     def __init__(self, library: Library) -> None:
-        self.library = library
+        self.trt = library
         self.log = LogKeeper(library)
         self.lock = threading.RLock()
         self.stream = cuda.Stream()
@@ -235,11 +235,11 @@ class _ContextFactory:
         self._engine = engine
         self._jit_path = jit_path
         self._jit_size = -1
-        api = device.library.api
+        api = device.trt.api
         strategy = api.ExecutionContextAllocationStrategy.USER_MANAGED
         self._how = strategy
         self._jit_cache: Any = None
-        if device.library.name == "tensorrt-rtx":
+        if device.trt.name == "tensorrt-rtx":
             config: Any = engine.create_runtime_config()  # TensorRT's stubs lack what is TensorRT-RTX's
             config.set_execution_context_allocation_strategy(strategy)
             # Kernels for exactly the shapes that run, before the first result, so that a captured graph

@@ -21,7 +21,7 @@ FINEST_SHARE = 0.8
 """Share of the detail below the autoencoder's reach that a full drop of the score takes away; pores stay."""
 
 FULL_RISE = 0.25
-"""Rise of a score from which on `change_share` is the amplitude."""
+"""Rise of a score from which on `change_share` keeps back all that it does."""
 
 SMOOTHEST_FACTOR, WRINKLED = 2.3, 0.5
 """How much more of a rise is kept back on skin of score 0; the factor falls to 1 at the score WRINKLED."""

@@ -10,7 +10,8 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from agesdk.errors import OutputError, UsageError
+from agesdk.errors import UsageError
+from benchmarks.speed.output import writable_folder
 
 if TYPE_CHECKING:
     import numpy as np
@@ -62,7 +63,7 @@ def run(arguments: argparse.Namespace) -> int:
 
     if arguments.count < 0 or arguments.threads < 1:
         raise UsageError("--faces can not be negative, and --threads not less than 1")
-    out = _writable(arguments.out)
+    out = writable_folder(arguments.out)
     # Skipped zones stand in the report; a warning at every target would drown the progress bar.
     logging.getLogger("agesdk.zone_run").setLevel(logging.ERROR)
     torch.set_num_threads(arguments.threads)
@@ -111,19 +112,6 @@ def run(arguments: argparse.Namespace) -> int:
         f"\nreport.json, report.txt, crops.csv and {len(sheets.written)} pictures in {out}", file=sys.stderr
     )
     return 0
-
-
-def _writable(out: Path) -> Path:
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        probe = out / ".probe"
-        probe.touch()
-        probe.unlink()
-    except OSError as error:
-        raise OutputError(
-            f"{out} can not be written", error.strerror or str(error), "Give another --out"
-        ) from error
-    return out
 
 
 def _instruments(arguments: argparse.Namespace) -> tuple[Instruments, dict[str, Any]]:

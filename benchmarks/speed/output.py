@@ -64,14 +64,20 @@ def check_output(arguments: argparse.Namespace) -> None:
         Path(arguments.name).name != arguments.name or arguments.name in ("", ".", "..")
     ):
         raise UsageError(f"{arguments.name!r} is no file name", fix="Give --out for another folder")
+    writable_folder(arguments.out)
+
+
+def writable_folder(folder: Path) -> Path:
+    """The folder, made if it does not exist; `OutputError` where nothing can be written into it."""
     try:
-        arguments.out.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=arguments.out):
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
             pass
     except OSError as error:
         raise OutputError(
-            f"{arguments.out} can not be written", error.strerror or str(error), "Give another --out"
+            f"{folder} can not be written", error.strerror or str(error), "Give another --out"
         ) from None
+    return folder
 
 
 def publish(record: Record, arguments: argparse.Namespace, default_name: str) -> None:
