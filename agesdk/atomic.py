@@ -1,9 +1,12 @@
-"""Writing files whole or not at all."""
+"""Writing files and folders whole or not at all."""
 
 from __future__ import annotations
 
 import os
 import secrets
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from agesdk.errors import OutputError
@@ -51,3 +54,55 @@ def check_writable(path: str | os.PathLike[str]) -> None:
         raise OutputError(
             f"{path} can not be written", f"the folder {folder} is not writable", "Choose another"
         )
+
+
+@contextmanager
+def new_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
+    """A folder to write into that takes the name ``path`` when the block ends without an error.
+
+    Until then it lies beside ``path`` under a temporary name; its files are on the disk before it is renamed.
+    What lay at ``path`` is replaced as a whole. An error in the block, an interrupt included, leaves ``path``
+    as it was and nothing beside it. Missing parent folders are made.
+
+    Raises
+    ------
+    OutputError
+        The folder can not be made or renamed.
+    """
+    path = Path(os.path.abspath(path))
+    token = secrets.token_hex(6)
+    temporary, old = (path.with_name(f".{path.name[:100]}.{token}.{end}") for end in ("tmp", "old"))
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary.mkdir()
+    except OSError as error:
+        raise OutputError(f"{path} can not be written", error.strerror or str(error)) from None
+    try:
+        yield temporary
+        try:
+            _sync(temporary)
+            _take_place(temporary, path, old)
+        except OSError as error:
+            raise OutputError(f"{path} can not be written", error.strerror or str(error)) from None
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+        shutil.rmtree(old, ignore_errors=True)
+
+
+def _sync(folder: Path) -> None:
+    for path in folder.rglob("*"):
+        if path.is_file():
+            with open(path, "rb") as file:
+                os.fsync(file.fileno())
+
+
+def _take_place(temporary: Path, path: Path, old: Path) -> None:
+    if not path.exists():
+        temporary.rename(path)
+        return
+    path.rename(old)
+    try:
+        temporary.rename(path)
+    except BaseException:
+        old.rename(path)
+        raise

@@ -274,7 +274,7 @@ class SourceCurve:
             _in_range("curve", condition, 0.0, 1.0)
 
 
-PASTE_SETTINGS = ("blur_sigma", "detail_sigma", "chroma", "amplitude")
+PASTE_SETTINGS = ("blur_sigma", "detail_sigma", "rise_sigma", "chroma", "amplitude")
 """Settings of conditioned mode that a checkpoint states and a bundle takes over."""
 
 
@@ -284,7 +284,8 @@ class ZoneAgingSettings:
 
     ``blur_sigma`` is in crop pixels. ``detail_sigma`` (crop pixels, 0 is off) and ``chroma`` (0..1) confine
     what is pasted to detail: shading coarser than ``detail_sigma`` stays the source's, and changes of hue are
-    scaled by ``chroma``; a wrinkle is a fine change of lightness. ``amplitude`` (0..1) scales what is pasted
+    scaled by ``chroma``; a wrinkle is a fine change of lightness. ``rise_sigma`` takes the place of
+    ``detail_sigma`` where a score rises (None: the same). ``amplitude`` (0..1) scales what is pasted
     where a score rises, more so on smooth skin. ``calibration[zone]`` maps a wanted target in 0..1 to the
     score fed to the model, ``score_calibration[zone]`` the output of ScoreNet to a score in 0..1; an absent
     zone means identity.
@@ -303,6 +304,7 @@ class ZoneAgingSettings:
     vae_scale_factor: int = 8
     blur_sigma: float = 7.0
     detail_sigma: float = 0.0
+    rise_sigma: float | None = None
     chroma: float = 1.0
     amplitude: float = 1.0
     calibration: dict[str, Curve] = field(default_factory=dict)
@@ -318,6 +320,8 @@ class ZoneAgingSettings:
         _require(divides, "crop_size", f"is {self.crop_size}, not a multiple of {self.vae_scale_factor}")
         _in_range("blur_sigma", self.blur_sigma, 0.0, 64.0)
         _in_range("detail_sigma", self.detail_sigma, 0.0, 64.0)
+        if self.rise_sigma is not None:
+            _in_range("rise_sigma", self.rise_sigma, 0.0, 64.0)
         _in_range("chroma", self.chroma, 0.0, 1.0)
         _in_range("amplitude", self.amplitude, 0.0, 1.0)
         _check_names(self.zones, "zones", allow_empty=False)

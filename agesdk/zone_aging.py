@@ -22,6 +22,7 @@ from agesdk.faces.paste import (
     add_change,
     change_share,
     confine_to_detail,
+    detail_width,
     finest_detail,
     matched_change,
     missing_grain,
@@ -295,7 +296,8 @@ def zone_change(
     else:
         difference = matched_change(result, crop.pixels, mask)
         difference += missing_grain(result, crop.pixels, mask, seed=ZONES.index(crop.zone))
-    difference = confine_to_detail(difference, crop.pixels, mask, settings.detail_sigma, settings.chroma)
+    sigma = detail_width(before, target, settings.detail_sigma, settings.rise_sigma)
+    difference = confine_to_detail(difference, crop.pixels, mask, sigma, settings.chroma)
     return difference * change_share(before, target, settings.amplitude)
 
 

@@ -8,13 +8,13 @@ import json
 import logging
 import os
 import shutil
-import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from agesdk.atomic import new_folder
 from agesdk.bundle import Manifest, write_manifest
 from agesdk.errors import OutputError, UsageError
 
@@ -101,20 +101,12 @@ def new_bundle(target: Path, replace: bool = False) -> Iterator[BundleWriter]:
                 f"{target} exists", "", "Give another folder, or --replace to replace that bundle"
             )
     try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}-", suffix=".partial"))
-    except OSError as error:
-        raise OutputError(f"{target} can not be written", error.strerror or str(error)) from None
-    try:
-        temporary.chmod(0o755)
-        writer = BundleWriter(temporary)
-        yield writer
-        assert writer.finished, "the block must call finish"
-        _take_place(temporary, target)
+        with new_folder(target) as folder:
+            writer = BundleWriter(folder)
+            yield writer
+            assert writer.finished, "the block must call finish"
     except OSError as error:
         raise OutputError(f"{target} can not be written", error.strerror or str(error)) from error
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
     logger.info("wrote %s", target)
 
 
@@ -144,18 +136,3 @@ def read_json_object(path: Path, what: str) -> dict[str, Any]:
 
 def _refuse(constant: str) -> None:
     raise ValueError(f"{constant} is not a JSON number")
-
-
-def _take_place(temporary: Path, target: Path) -> None:
-    if not target.exists():
-        temporary.rename(target)
-        return
-    old = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}-", suffix=".replaced"))
-    target.rename(old / "bundle")
-    try:
-        temporary.rename(target)
-    except OSError:
-        (old / "bundle").rename(target)
-        raise
-    finally:
-        shutil.rmtree(old, ignore_errors=True)

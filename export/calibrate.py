@@ -1,7 +1,8 @@
 """``python -m export calibrate BUNDLE --crops ZONES_DIR``: which score to ask for, given the one a crop has.
 
-Held-out crops are aged under a grid of conditions and pasted as the runtime does, and the bundle's own
-ScoreNet reads what came out. The answers, inverted, are written into the manifest as ``source_calibration``.
+Held-out crops are aged under a grid of conditions and pasted as the runtime does for a grid of targets, and
+the bundle's own ScoreNet reads what came out. The answers, inverted, are written into the manifest as
+``source_calibration``.
 """
 
 from __future__ import annotations
@@ -15,6 +16,9 @@ from typing import Any
 logger = logging.getLogger(__name__)
 
 CONDITIONS = (0.0, 0.15, 0.3, 0.5, 0.7, 0.85, 1.0)
+PASTED_FOR = (0.05, 0.35, 0.65, 0.95)
+"""Targets that the results are pasted for: how much of a change is pasted depends on the target."""
+
 SOURCES = (0.1, 0.3, 0.5, 0.7, 0.9)
 """Scores before, for each of which a curve is written."""
 
@@ -66,17 +70,17 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def measure(bundle: Any, folder: Path, count: int, threads: int | None) -> dict[str, Any]:
-    """``source_calibration`` of a bundle, measured in fp32.
-
-    The target decides how much of a change is pasted and is not known here, so the condition stands for it.
-    """
+    """``source_calibration`` of a bundle, measured in fp32."""
     import numpy as np
+    from tqdm import tqdm
 
     from agesdk.errors import UsageError
     from agesdk.manifest import SourceCurve
+    from agesdk.timing import Stopwatch
     from agesdk.zone_aging import zone_change
     from agesdk.zone_model import ZoneModel
-    from training.calibrate import inverted, response_by_source
+    from agesdk.zone_prepared import complete
+    from training.calibrate import inverted_by_target, response_by_source
 
     from .calibration import WAVE, age_crops, fresh, read_sample, scores_of
 
@@ -84,21 +88,22 @@ def measure(bundle: Any, folder: Path, count: int, threads: int | None) -> dict[
     settings = model.settings
     sample = read_sample(folder, "val", count, settings.zones, settings.crop_size, seed=0)
     kinds = np.array([crop.zone.kind for crop in sample.crops])
-    before, after = np.empty(len(kinds)), np.empty((len(kinds), len(CONDITIONS)))
-    for start in range(0, len(kinds), WAVE):
+    before, after = np.empty(len(kinds)), np.empty((len(kinds), len(CONDITIONS), len(PASTED_FOR)))
+    for start in tqdm(range(0, len(kinds), WAVE), unit="wave", disable=None):
         rows = slice(start, min(start + WAVE, len(kinds)))
         crops = [fresh(crop) for crop in sample.crops[rows]]
+        complete(crops, model, Stopwatch())
         before[rows] = scores_of(model, crops)
         for column, condition in enumerate(CONDITIONS):
             made = age_crops(model, crops, [condition] * len(crops), [start])
             results = []
             for crop, result, score in zip(crops, made, before[rows]):
-                # All skin of the crop changes: what its own feather leaves out, its neighbours paste.
-                change = zone_change(crop, result, float(score), condition, settings, crop.skin)
-                pixels = np.clip(np.rint(crop.pixels + crop.skin[..., None] * change), 0, 255)
-                results.append(replace(fresh(crop), pixels=pixels.astype(np.uint8)))
-            after[rows, column] = scores_of(model, results)
-        logger.info("%d of %d crops", rows.stop, len(kinds))
+                for target in PASTED_FOR:
+                    # All skin of the crop changes: what its own feather leaves out, its neighbours paste.
+                    change = zone_change(crop, result, float(score), target, settings, crop.skin)
+                    pixels = np.clip(np.rint(crop.pixels + crop.skin[..., None] * change), 0, 255)
+                    results.append(replace(fresh(crop), pixels=pixels.astype(np.uint8)))
+            after[rows, column] = np.reshape(scores_of(model, results), (len(crops), len(PASTED_FOR)))
     curves = dict(settings.source_calibration)
     calibrated = 0
     for kind in settings.zones:
@@ -107,10 +112,11 @@ def measure(bundle: Any, folder: Path, count: int, threads: int | None) -> dict[
             logger.warning("%s has %d crops and stays as it is", kind, own.sum())
             continue
         calibrated += 1
-        response = response_by_source(before[own], after[own], SOURCES)
-        logger.info("%s, from %s: %s", kind, SOURCES, response.round(2).tolist())
+        answers = after[own].reshape(int(own.sum()), -1)
+        response = response_by_source(before[own], answers, SOURCES).reshape(-1, *after.shape[1:])
+        logger.info("%s, from %s: %s", kind, SOURCES, response[..., -1].round(2).tolist())
         curves[kind] = tuple(
-            SourceCurve(source, tuple((x, y) for x, y in inverted(row, CONDITIONS)))
+            SourceCurve(source, tuple((x, y) for x, y in inverted_by_target(row, CONDITIONS, PASTED_FOR)))
             for source, row in zip(SOURCES, response, strict=True)
         )
     if not calibrated:

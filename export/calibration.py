@@ -86,6 +86,7 @@ def age_sample(model: ZoneModel, sample: Sample, seed: int = 0) -> np.ndarray:
     for start in range(0, len(sample.crops), WAVE):
         crops = [fresh(crop) for crop in sample.crops[start : start + WAVE]]
         targets = sample.targets[start : start + WAVE]
+        complete(crops, model, Stopwatch())
         before = scores_of(model, crops)
         conditions = [
             model.condition_score(crop.zone.kind, target, score)
@@ -96,8 +97,8 @@ def age_sample(model: ZoneModel, sample: Sample, seed: int = 0) -> np.ndarray:
 
 
 def scores_of(model: ZoneModel, crops: Sequence[ZoneCrop]) -> list[float]:
-    """Their aging scores in 0..1 as the runtime reads them; the crops are completed."""
-    complete(crops, model, Stopwatch())
+    """Their aging scores in 0..1 as the runtime reads them."""
+    complete(crops, model, Stopwatch(), scores_only=True)
     latents = np.stack([crop.mean for crop in crops if crop.mean is not None])
     return model.scores(latents, [crop.zone.kind for crop in crops])
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import yaml
 
 from agesdk.bundle import Bundle, ZoneAgingSettings, embedded_bundle
+from agesdk.manifest import PASTE_SETTINGS
 
 ROOT = Path(__file__).parents[1]
 
@@ -22,5 +23,5 @@ def test_the_embedded_zone_bundle_is_the_recipes() -> None:
         recipe = yaml.safe_load(file)
     for name, value in recipe["inference"].items():
         assert getattr(settings.defaults, name) == value
-    for name in ("mode", "blur_sigma", "detail_sigma", "chroma"):
+    for name in ("mode", *PASTE_SETTINGS):
         assert getattr(settings, name) == recipe["model"][name]

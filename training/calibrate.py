@@ -86,6 +86,28 @@ def inverted(response: NDArray[np.float64], conditions: Sequence[float]) -> Curv
     return curve
 
 
+def inverted_by_target(
+    response: NDArray[np.float64], conditions: Sequence[float], targets: Sequence[float]
+) -> Curve:
+    """`inverted` for a response that also depends on the target, linear between the given ones.
+
+    Parameters
+    ----------
+    response:
+        float64 [conditions, targets].
+    targets:
+        In 0..1, rising.
+    """
+    curve: Curve = []
+    least = 0.0
+    for column, target in enumerate(TARGETS):
+        answers = np.array([np.interp(target, targets, row) for row in response])
+        # The curve rises, whatever noise is in the answers for two targets.
+        least = max(least, inverted(answers, conditions)[column][1])
+        curve.append([float(target), least])
+    return curve
+
+
 def response_by_source(
     before: NDArray[np.float64], after: NDArray[np.float64], sources: Sequence[float]
 ) -> NDArray[np.float64]:

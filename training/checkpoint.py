@@ -14,16 +14,13 @@ appear under their final name only when complete: an interrupted write leaves th
 
 from __future__ import annotations
 
-import contextlib
 import importlib
 import json
 import logging
-import os
 import random
 import re
 import shutil
-import uuid
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, is_dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -32,6 +29,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from agesdk.atomic import new_folder
 from agesdk.errors import AgeSDKError
 
 logger = logging.getLogger(__name__)
@@ -74,7 +72,7 @@ def save_component(module: nn.Module, folder: str | Path) -> Path:
     ``from_config(dict)`` or, without one, with the entries as keyword arguments.
     """
     folder = Path(folder)
-    with atomic_folder(folder) as target:
+    with new_folder(folder) as target:
         save_pretrained = getattr(module, "save_pretrained", None)
         if callable(save_pretrained):
             save_pretrained(target, safe_serialization=True)
@@ -195,35 +193,6 @@ def _load_pretrained(library: str, class_name: str, folder: Path) -> nn.Module:
     return loaded
 
 
-@contextlib.contextmanager
-def atomic_folder(folder: str | Path) -> Iterator[Path]:
-    """A scratch folder beside ``folder`` that takes its name when the block ends without an error.
-
-    Files are synced to disk first. An existing ``folder`` is replaced as a whole.
-    """
-    folder = Path(folder)
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    token = uuid.uuid4().hex[:8]
-    scratch = folder.parent / f".{folder.name}.{token}.partial"
-    scratch.mkdir()
-    try:
-        yield scratch
-        for path in scratch.rglob("*"):
-            if path.is_file():
-                with open(path, "rb") as file:
-                    os.fsync(file.fileno())
-        if folder.exists():
-            replaced = folder.parent / f".{folder.name}.{token}.replaced"
-            folder.rename(replaced)
-            scratch.rename(folder)
-            shutil.rmtree(replaced)
-        else:
-            scratch.rename(folder)
-    except BaseException:
-        shutil.rmtree(scratch, ignore_errors=True)
-        raise
-
-
 _STATE_FOLDER = re.compile(r"step-(\d{8,})")
 
 
@@ -254,7 +223,7 @@ def save_state(
     if keep_last < 1:
         raise ValueError(f"keep_last is {keep_last}; at least the newest state must be kept")
     folder = Path(root) / f"step-{step:08d}"
-    with atomic_folder(folder) as target:
+    with new_folder(folder) as target:
         torch.save({name: item.state_dict() for name, item in objects.items()}, target / "state.pt")
         document = {
             "step": step,

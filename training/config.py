@@ -73,6 +73,8 @@ class ModelConfig:
     """Conditioned mode: blur of the source inside the skin mask, crop pixels, as the runtime will use it."""
     detail_sigma: float = 0.0
     """Residual paste: shading coarser than this stays the source's, crop pixels; 0 is off."""
+    rise_sigma: float | None = None
+    """The same where a score rises; None: as ``detail_sigma``."""
     chroma: float = 1.0
     """Residual paste: share of changes of hue that is pasted, 0..1."""
     amplitude: float = 1.0
@@ -95,6 +97,7 @@ class ModelConfig:
             )
         _require(self.blur_sigma > 0.0, "blur_sigma", "must be positive")
         _require(self.detail_sigma >= 0.0, "detail_sigma", "must not be negative")
+        _require(self.rise_sigma is None or self.rise_sigma >= 0.0, "rise_sigma", "must not be negative")
         _require(0.0 <= self.chroma <= 1.0, "chroma", "must lie in 0..1")
         _require(0.0 <= self.amplitude <= 1.0, "amplitude", "must lie in 0..1")
 

@@ -18,11 +18,12 @@ import torch
 from torch import Tensor, nn
 
 from agesdk import strict_json
+from agesdk.atomic import new_folder
 from agesdk.diffusion.schedule import alphas_cumprod
 from agesdk.errors import BundleError
 from agesdk.faces.zones import CROP_SIZE, ZONE_KINDS
 from agesdk.manifest import PASTE_SETTINGS, SchedulerSettings
-from training.checkpoint import CheckpointError, atomic_folder, load_component, new_component, save_component
+from training.checkpoint import CheckpointError, load_component, new_component, save_component
 from training.conditions import LearnedCondition, PromptCondition
 from training.config import ConfigError, TrainingConfig
 from training.data import ZoneCrops
@@ -140,7 +141,7 @@ def save_checkpoint(
     """Write the networks as they are (use it inside ``ema.applied`` for averaged weights); returns the
     folder."""
     objective = models.objective
-    with atomic_folder(folder) as target:
+    with new_folder(folder) as target:
         save_component(models.vae.module, target / "vae")
         save_component(objective.unet, target / "unet")
         save_component(objective.score_net, target / "score_net")
@@ -169,7 +170,8 @@ def _index(config: TrainingConfig, provenance: Mapping[str, Any]) -> dict[str, A
         "provenance": dict(provenance),
     }
     if conditioned:
-        index |= {name: getattr(config.model, name) for name in PASTE_SETTINGS}
+        paste = {name: getattr(config.model, name) for name in PASTE_SETTINGS}
+        index |= {name: value for name, value in paste.items() if value is not None}
     if config.condition.type == "text":
         index["templates"] = {"full": config.condition.full_template, "zone": config.condition.zone_template}
         if config.data.ethnicity:

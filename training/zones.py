@@ -154,6 +154,13 @@ def prepare(faces: Path, out: Path, scores_csv: Path | None = None) -> None:
         rows = np.array([z.kind == kind for z in zones])
         rows &= skin >= max(MINIMUM_SKIN, MINIMUM_OF_MEDIAN * float(np.median(skin[rows])))
         members = np.flatnonzero(rows)
+        known = ages[members][np.isfinite(ages[members])]
+        if np.unique(known).size < 2:
+            raise UsageError(
+                f"No wrinkle index can be fitted for {kind}",
+                f"{len(members)} crops show it, of {np.unique(known).size} different ages",
+                "Give more portraits, of people of different ages",
+            )
         fit, index[rows] = fit_wrinkle_index(
             kind,
             features[rows],

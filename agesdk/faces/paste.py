@@ -21,9 +21,9 @@ FINEST_SHARE = 0.8
 """Share of the detail below the autoencoder's reach that a full drop of the score takes away; pores stay."""
 
 FULL_RISE = 0.25
-"""Rise of a score from which on `change_share` keeps back all that it does."""
+"""Rise of a score from which on a change is pasted as one that only adds: `change_share`, `detail_width`."""
 
-SMOOTHEST_FACTOR, WRINKLED = 2.3, 0.5
+SMOOTHEST_FACTOR, WRINKLED = 2.7, 0.5
 """How much more of a rise is kept back on skin of score 0; the factor falls to 1 at the score WRINKLED."""
 
 _HUE_FLOOR = 4.0
@@ -119,10 +119,42 @@ def change_share(before: float, target: float, amplitude: float) -> np.float32:
     amplitude:
         0..1.
     """
-    rise = min(max(target - before, 0.0) / FULL_RISE, 1.0)
+    rise = _rise(before, target)
     wrinkled = min(before / WRINKLED, 1.0)
     kept_back = (1.0 - amplitude) * (SMOOTHEST_FACTOR + (1.0 - SMOOTHEST_FACTOR) * wrinkled)
     return np.float32(max(0.0, 1.0 - kept_back * rise))
+
+
+def detail_width(before: float, target: float, sigma: float, rise_sigma: float | None) -> float:
+    """Width for `confine_to_detail`, in crop pixels: ``sigma`` where the score falls, ``rise_sigma`` where it
+    rises.
+
+    Taking a fold away means taking its shading away; adding wrinkles needs their lines only, and shading
+    added to skin that has none changes whose face it is. Between the two the inverse of the width is linear
+    up to a rise of `FULL_RISE`.
+
+    Parameters
+    ----------
+    before, target:
+        Scores in 0..1.
+    sigma, rise_sigma:
+        Crop pixels; 0: no limit. ``rise_sigma`` None: ``sigma`` for both.
+    """
+    if rise_sigma is None:
+        return sigma
+    rise = _rise(before, target)
+    inverse = (1.0 - rise) * _inverse(sigma) + rise * _inverse(rise_sigma)
+    return _inverse(inverse)
+
+
+def _rise(before: float, target: float) -> float:
+    """How far a change is one that only adds, 0..1."""
+    return min(max(target - before, 0.0) / FULL_RISE, 1.0)
+
+
+def _inverse(width: float) -> float:
+    """1 / width, where 0 stands for infinity."""
+    return 1.0 / width if width > 0.0 else 0.0
 
 
 def finest_detail(source: np.ndarray, round_trip: np.ndarray, drop: float) -> np.ndarray:

@@ -42,9 +42,10 @@ _OCTAGON = (
     (0.015, 0.75),
     (0.015, 0.25),
 )
-FEATHER = 0.26
+FEATHER = 0.14
 """Width of the ramp from untouched to fully treated, as a share of the crop's side: wide enough that a
-treated zone has no outline in untreated skin."""
+treated zone has no outline in untreated skin, narrow enough that zones treated together leave no skin between
+them as it was."""
 
 
 @dataclass(frozen=True)

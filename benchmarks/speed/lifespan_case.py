@@ -7,10 +7,11 @@ import multiprocessing
 import sys
 from pathlib import Path
 
+from agesdk.atomic import new_folder
 from agesdk.bundle import Bundle
 from agesdk.errors import UsageError
 from benchmarks.speed.lifespan_contenders import LifespanJob, script_noise
-from benchmarks.speed.models import check_pair, export_bundle, whole_folder
+from benchmarks.speed.models import check_pair, export_bundle
 from benchmarks.speed.photos import portrait
 
 CONTENDERS = "benchmarks.speed.lifespan_contenders"
@@ -40,7 +41,7 @@ def models(arguments: argparse.Namespace, folder: Path) -> tuple[Path, Path]:
         from benchmarks.fullsize_cradle2cane import write_tree
 
         print(f"making a model tree in {tree}", file=sys.stderr)
-        with whole_folder(tree) as partial:
+        with new_folder(tree) as partial:
             write_tree(partial, arguments.clip_vocab)
     bundle = arguments.bundle or folder / "bundle"
     if not bundle.exists():

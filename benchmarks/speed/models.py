@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import argparse
-import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 from agesdk.errors import UsageError
@@ -35,14 +32,3 @@ def check_pair(arguments: argparse.Namespace) -> None:
                 f"Give --{missing} too"
                 + ("; a bundle that does not exist is exported" if given != "bundle" else ""),
             )
-
-
-@contextmanager
-def whole_folder(folder: Path) -> Iterator[Path]:
-    """A folder to write into, which gets its name when all is written; what was left of an earlier attempt is
-    removed."""
-    partial = folder.with_name(folder.name + ".partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    yield partial
-    partial.rename(folder)

@@ -7,6 +7,7 @@ import multiprocessing
 import sys
 from pathlib import Path
 
+from agesdk.atomic import new_folder
 from agesdk.bundle import Bundle, ZoneAgingSettings
 from agesdk.diffusion.schedule import make_schedule
 from agesdk.errors import UsageError
@@ -14,7 +15,7 @@ from agesdk.faces.analyzer import FaceAnalyzer, select_face
 from agesdk.imaging import Picture
 from agesdk.zone_prepared import take_crops
 from benchmarks import fullsize
-from benchmarks.speed.models import check_pair, export_bundle, whole_folder
+from benchmarks.speed.models import check_pair, export_bundle
 from benchmarks.speed.photos import portrait
 from benchmarks.speed.zone_contenders import ZoneJob, draw_noise
 
@@ -38,7 +39,7 @@ def models(arguments: argparse.Namespace, folder: Path) -> tuple[Path, Path]:
             raise UsageError(f"{checkpoint} does not exist", fix="Make it with python -m benchmarks.fullsize")
         print(f"making a checkpoint in {checkpoint}", file=sys.stderr)
         size: fullsize.Size = "sd15" if arguments.size == "sd15" else "tiny"
-        with whole_folder(checkpoint) as partial:
+        with new_folder(checkpoint) as partial:
             fullsize.write_checkpoint(size, partial, arguments.clip_vocab)
     if not bundle.exists():
         export_bundle("ldla", checkpoint, bundle)

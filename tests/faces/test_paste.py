@@ -15,6 +15,7 @@ from agesdk.faces.paste import (
     add_change,
     change_share,
     confine_to_detail,
+    detail_width,
     finest_detail,
     grain_level,
     matched_change,
@@ -225,3 +226,13 @@ def test_the_share_of_a_change_is_whole_downwards_and_smaller_on_smooth_skin_upw
     assert change_share(0.0, 0.95, 1.0) == 1.0 and change_share(0.0, 0.95, 0.0) == 0.0
     shares = [change_share(0.3, target, 0.7) for target in np.linspace(0.3, 1.0, 15)]
     assert all(b <= a for a, b in itertools.pairwise(shares)) and shares[0] == 1.0
+
+
+def test_what_only_adds_is_confined_to_finer_detail_than_what_takes_away() -> None:
+    assert detail_width(0.8, 0.1, 10.0, 4.0) == detail_width(0.4, 0.4, 10.0, 4.0) == pytest.approx(10.0)
+    assert detail_width(0.4, 0.65, 10.0, 4.0) == pytest.approx(4.0)
+    assert detail_width(0.4, 0.525, 10.0, 4.0) == pytest.approx(2.0 / (1.0 / 10.0 + 1.0 / 4.0))
+    assert detail_width(0.1, 0.9, 10.0, None) == 10.0
+    # 0 is no limit, at either end.
+    assert detail_width(0.1, 0.9, 10.0, 0.0) == 0.0 and detail_width(0.9, 0.1, 0.0, 4.0) == 0.0
+    assert detail_width(0.4, 0.525, 0.0, 4.0) == pytest.approx(8.0)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
 
+from agesdk.cli.demo import demo_portrait
 from agesdk.errors import AgeSDKError, UsageError
 from training.splits import split_of
 from training.train_vae import make_patches
@@ -34,6 +36,15 @@ def test_a_failed_run_leaves_no_data_set_marked_as_done(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="None of the 1 pictures"):
         prepare(faces(tmp_path / "faces", "30", (64, 64)), tmp_path / "out")
     assert not (tmp_path / "out" / "DONE").exists()
+
+
+def test_faces_of_one_age_fit_no_wrinkle_index(tmp_path: Path) -> None:
+    folder = faces(tmp_path / "faces", "30", (64, 64))
+    (folder / "a.png").unlink()
+    shutil.copy(demo_portrait(), folder / "a.png")
+    with pytest.raises(UsageError, match="of 1 different ages"):
+        prepare(folder, tmp_path / "out")
+    assert not (tmp_path / "out" / "wrinkle-index.json").exists()
 
 
 @pytest.mark.parametrize("shape", [(300, 600), (600, 300)])

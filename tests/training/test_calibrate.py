@@ -1,5 +1,7 @@
 """Calibration: curves against cases worked out by hand."""
 
+import itertools
+
 import numpy as np
 import pytest
 
@@ -7,6 +9,7 @@ from training.calibrate import (
     TARGETS,
     condition_curve,
     inverted,
+    inverted_by_target,
     isotonic,
     reading_curve,
     response_by_source,
@@ -57,3 +60,23 @@ def test_a_response_that_depends_on_the_source_is_inverted_for_each_source() -> 
     for row, expected in zip(response, ((0.5 - 0.18) / 0.5, (0.5 - 0.42) / 0.5)):
         curve = dict(map(tuple, inverted(row, list(conditions))))
         assert curve[0.5] == pytest.approx(expected, abs=0.07)
+
+
+def test_a_response_that_depends_on_the_target_is_inverted_at_each_target() -> None:
+    """Of a change by the condition, all is pasted for target 0 and half for target 1."""
+    conditions, targets = np.linspace(0.0, 1.0, 11), (0.0, 0.5, 1.0)
+    response = conditions[:, None] * (1.0 - 0.5 * np.array(targets))
+    curve = inverted_by_target(response, list(conditions), targets)
+    assert dict(map(tuple, curve))[0.2] == pytest.approx(0.2 / 0.9, abs=0.01)
+    assert dict(map(tuple, curve))[0.4] == pytest.approx(0.4 / 0.8, abs=0.01)
+    assert curve[0][1] < 0.05 and curve[-1][1] == 1.0
+    assert all(a[0] < b[0] and a[1] <= b[1] for a, b in itertools.pairwise(curve))
+
+
+def test_noise_between_targets_does_not_make_the_curve_fall() -> None:
+    conditions = np.linspace(0.0, 1.0, 11)
+    response = np.stack([conditions, np.sqrt(conditions)], axis=1)
+    curve = inverted_by_target(response, list(conditions), (0.4, 0.5))
+    assert all(a[1] <= b[1] for a, b in itertools.pairwise(curve))
+    falling = np.interp(0.5, response[:, 1], conditions)
+    assert falling < 0.4 <= dict(map(tuple, curve))[0.5]

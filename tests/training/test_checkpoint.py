@@ -14,7 +14,6 @@ from torch import nn
 from training.autoencoder import SmallVAE
 from training.checkpoint import (
     CheckpointError,
-    atomic_folder,
     latest_state,
     list_states,
     load_component,
@@ -70,16 +69,6 @@ def test_saving_again_replaces_the_folder_as_a_whole(tmp_path: Path) -> None:
     save_component(ConditionEncoder(ConditionEncoderConfig(width=16)), folder)
     assert sorted(path.name for path in folder.iterdir()) == ["config.json", "model.safetensors"]
     assert list(tmp_path.iterdir()) == [folder]
-
-
-def test_interrupted_write_leaves_the_previous_folder_and_no_rubbish(tmp_path: Path) -> None:
-    with atomic_folder(tmp_path / "state") as scratch:
-        (scratch / "file").write_text("old")
-    with pytest.raises(KeyboardInterrupt), atomic_folder(tmp_path / "state") as scratch:
-        (scratch / "file").write_text("half")
-        raise KeyboardInterrupt
-    assert (tmp_path / "state" / "file").read_text() == "old"
-    assert [path.name for path in tmp_path.iterdir()] == ["state"]
 
 
 def broken(folder: Path, kind: str) -> None:

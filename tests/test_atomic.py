@@ -1,0 +1,63 @@
+"""Folders appear whole or not at all."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from agesdk.atomic import new_folder
+from agesdk.errors import OutputError
+
+
+def test_a_folder_takes_its_name_when_all_is_written(tmp_path: Path) -> None:
+    target = tmp_path / "made" / "here"
+    with new_folder(target) as folder:
+        (folder / "a").write_text("1")
+        assert not target.exists()
+    assert (target / "a").read_text() == "1"
+    assert [path.name for path in target.parent.iterdir()] == ["here"]
+
+
+def test_what_was_there_is_replaced_as_a_whole(tmp_path: Path) -> None:
+    (tmp_path / "t").mkdir()
+    (tmp_path / "t" / "old").touch()
+    with new_folder(tmp_path / "t") as folder:
+        (folder / "new").touch()
+        assert (tmp_path / "t" / "old").exists()
+    assert [path.name for path in (tmp_path / "t").iterdir()] == ["new"]
+    assert [path.name for path in tmp_path.iterdir()] == ["t"]
+
+
+@pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
+def test_an_error_or_interrupt_leaves_all_as_it_was(tmp_path: Path, error: type[BaseException]) -> None:
+    (tmp_path / "t").mkdir()
+    (tmp_path / "t" / "old").touch()
+    with pytest.raises(error), new_folder(tmp_path / "t") as folder:
+        (folder / "new").touch()
+        raise error
+    assert [path.name for path in tmp_path.rglob("*")] == ["t", "old"]
+
+
+def test_a_rename_that_fails_puts_back_what_was_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "t").mkdir()
+    (tmp_path / "t" / "old").touch()
+    rename = Path.rename
+
+    def refused(self: Path, target: Path) -> Path:
+        if self.suffix == ".tmp":
+            raise OSError(28, "No space left on device")
+        return rename(self, target)
+
+    monkeypatch.setattr(Path, "rename", refused)
+    with pytest.raises(OutputError, match="No space left"), new_folder(tmp_path / "t"):
+        pass
+    assert [path.name for path in tmp_path.rglob("*")] == ["t", "old"]
+
+
+def test_a_place_that_can_not_be_written_is_told(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(OutputError, match="can not be written"), new_folder(tmp_path / "file" / "t"):
+        pass
