@@ -222,7 +222,7 @@ def test_finest_detail_is_taken_only_where_a_zone_becomes_younger() -> None:
 def test_the_share_of_a_change_is_whole_downwards_and_smaller_on_smooth_skin_upwards() -> None:
     assert change_share(0.8, 0.1, 0.7) == change_share(0.4, 0.4, 0.7) == 1.0
     assert change_share(0.5, 0.95, 0.7) == pytest.approx(0.7)
-    assert change_share(0.0, 0.95, 0.7) == pytest.approx(1.0 - 0.3 * SMOOTHEST_FACTOR)
+    assert change_share(0.0, 0.95, 0.9) == pytest.approx(1.0 - 0.1 * SMOOTHEST_FACTOR)
     assert change_share(0.0, 0.95, 1.0) == 1.0 and change_share(0.0, 0.95, 0.0) == 0.0
     shares = [change_share(0.3, target, 0.7) for target in np.linspace(0.3, 1.0, 15)]
     assert all(b <= a for a, b in itertools.pairwise(shares)) and shares[0] == 1.0
