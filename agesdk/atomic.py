@@ -60,16 +60,21 @@ def check_writable(path: str | os.PathLike[str]) -> None:
 def new_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
     """A folder to write into that takes the name ``path`` when the block ends without an error.
 
-    Until then it lies beside ``path`` under a temporary name; its files are on the disk before it is renamed.
-    What lay at ``path`` is replaced as a whole. An error in the block, an interrupt included, leaves ``path``
-    as it was and nothing beside it. Missing parent folders are made.
+    Until then it lies beside ``path`` under a temporary name; what its files hold is on the disk before it is
+    renamed. A folder that lay at ``path`` is replaced as a whole; a link to one is followed. An error in the
+    block or while renaming, an interrupt included, leaves ``path`` as it was and nothing beside it. Missing
+    parent folders are made.
 
     Raises
     ------
     OutputError
-        The folder can not be made or renamed.
+        The folder can not be made or renamed, or a file has its name. Where the folder that lay at ``path``
+        could not get its name back, the error says where it is.
     """
-    path = Path(os.path.abspath(path))
+    path = Path(os.path.realpath(path))
+    if not path.name or (path.exists() and not path.is_dir()):
+        why = "it is a file" if path.name else "it is the root of the file system"
+        raise OutputError(f"{path} can not be written", why, "Give the name of a folder")
     token = secrets.token_hex(6)
     temporary, old = (path.with_name(f".{path.name[:100]}.{token}.{end}") for end in ("tmp", "old"))
     try:
@@ -86,7 +91,8 @@ def new_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
             raise OutputError(f"{path} can not be written", error.strerror or str(error)) from None
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
-        shutil.rmtree(old, ignore_errors=True)
+        if path.exists():  # else it is the only copy
+            shutil.rmtree(old, ignore_errors=True)
 
 
 def _sync(folder: Path) -> None:
@@ -97,12 +103,18 @@ def _sync(folder: Path) -> None:
 
 
 def _take_place(temporary: Path, path: Path, old: Path) -> None:
-    if not path.exists():
-        temporary.rename(path)
-        return
-    path.rename(old)
     try:
+        if path.exists():
+            path.rename(old)
         temporary.rename(path)
     except BaseException:
-        old.rename(path)
+        if old.exists() and not path.exists():
+            try:
+                old.rename(path)
+            except OSError as error:
+                raise OutputError(
+                    f"{path} can not be written",
+                    error.strerror or str(error),
+                    f"What lay there is whole in {old}: give it its name back",
+                ) from None
         raise

@@ -298,7 +298,7 @@ def zone_change(
         difference += missing_grain(result, crop.pixels, mask, seed=ZONES.index(crop.zone))
     sigma = detail_width(before, target, settings.detail_sigma, settings.rise_sigma)
     difference = confine_to_detail(difference, crop.pixels, mask, sigma, settings.chroma)
-    return difference * change_share(before, target, settings.amplitude)
+    return difference * change_share(before, target, settings.amplitude, settings.smooth_skin_factor)
 
 
 def _keep(picture: np.ndarray, face: PreparedFace, names: Sequence[str]) -> None:

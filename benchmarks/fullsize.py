@@ -23,6 +23,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from agesdk.atomic import new_folder
 from agesdk.errors import AgeSDKError, UsageError
 
 if TYPE_CHECKING:
@@ -111,7 +112,7 @@ def write_checkpoint(
     seed: int = 0,
     with_refiner: bool = False,
 ) -> None:
-    """Write the checkpoint folder; one component is in memory at a time.
+    """Write the checkpoint folder, whole or not at all; one component is in memory at a time.
 
     Parameters
     ----------
@@ -152,22 +153,23 @@ def write_checkpoint(
     if with_refiner:
         components["refiner"] = components["unet"]
     torch.manual_seed(seed)
-    for name, make in components.items():
-        module = make() if dtype == "float32" else make().to(getattr(torch, dtype))
-        _save(module, folder / name)
-        logger.info("%s: %.1f M parameters", name, sum(p.numel() for p in module.parameters()) / 1e6)
-        del module
-    write_tokenizer(folder / "tokenizer", merges, vocabulary)
-    _write_json(folder / "scheduler" / "scheduler_config.json", SCHEDULER)
-    index = {
-        "_class_name": "StableDiffusionPipeline",
-        "vae": ["diffusers", "AutoencoderKL"],
-        "unet": ["diffusers", "UNet2DConditionModel"],
-        "text_encoder": ["transformers", "CLIPTextModel"],
-        "tokenizer": ["transformers", "CLIPTokenizer"],
-        "scheduler": ["diffusers", "DDIMScheduler"],
-    }
-    _write_json(folder / "model_index.json", index)
+    with new_folder(folder) as partial:
+        for name, make in components.items():
+            module = make() if dtype == "float32" else make().to(getattr(torch, dtype))
+            _save(module, partial / name)
+            logger.info("%s: %.1f M parameters", name, sum(p.numel() for p in module.parameters()) / 1e6)
+            del module
+        write_tokenizer(partial / "tokenizer", merges, vocabulary)
+        _write_json(partial / "scheduler" / "scheduler_config.json", SCHEDULER)
+        index = {
+            "_class_name": "StableDiffusionPipeline",
+            "vae": ["diffusers", "AutoencoderKL"],
+            "unet": ["diffusers", "UNet2DConditionModel"],
+            "text_encoder": ["transformers", "CLIPTextModel"],
+            "tokenizer": ["transformers", "CLIPTokenizer"],
+            "scheduler": ["diffusers", "DDIMScheduler"],
+        }
+        _write_json(partial / "model_index.json", index)
 
 
 def read_clip_merges(path: Path) -> list[str]:

@@ -12,10 +12,11 @@ import json
 import logging
 import math
 import struct
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from agesdk.atomic import new_folder
 from agesdk.errors import UsageError
 
 if TYPE_CHECKING:
@@ -96,13 +97,23 @@ HPARAMS: dict[str, Any] = {
 
 
 def write_tree(folder: Path, clip_vocab: Path, seed: int = 0) -> None:
-    """Write the tree, 10 GB; the training default with the 25,088-wide hidden state.
+    """Write the tree, 10 GB, whole or not at all; the training default with the 25,088-wide hidden state.
 
     Raises
     ------
     UsageError
         The folder exists, or the vocabulary is not CLIP's.
     """
+    from benchmarks.fullsize import read_clip_merges
+
+    if folder.exists():
+        raise UsageError(f"{folder} exists", "", "Give a folder that does not exist")
+    merges = read_clip_merges(clip_vocab)
+    with new_folder(folder) as partial:
+        _write_components(partial, merges, seed)
+
+
+def _write_components(folder: Path, merges: Sequence[str], seed: int) -> None:
     import torch
     from diffusers import AutoencoderKL, UNet2DConditionModel
     from transformers import (
@@ -113,13 +124,10 @@ def write_tree(folder: Path, clip_vocab: Path, seed: int = 0) -> None:
         CLIPTextModelWithProjection,
     )
 
-    from benchmarks.fullsize import clip_vocabulary, read_clip_merges, write_tokenizer
+    from benchmarks.fullsize import clip_vocabulary, write_tokenizer
     from export.cradle2cane.arcface import HIDDEN, iresnet
     from export.cradle2cane.projection import Projection
 
-    if folder.exists():
-        raise UsageError(f"{folder} exists", "", "Give a folder that does not exist")
-    merges = read_clip_merges(clip_vocab)
     vocabulary = clip_vocabulary(merges)
     text = {
         "vocab_size": len(vocabulary),

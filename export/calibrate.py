@@ -61,16 +61,16 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.count < 1:
         raise UsageError(f"--count {arguments.count} leaves no crop", fix="Give 1 or more")
     bundle = Bundle.open(arguments.bundle, kind="zone-aging", verify=True)
-    curves = measure(bundle, arguments.crops, arguments.count, arguments.threads)
+    measured = measure(bundle, arguments.crops, arguments.count, arguments.threads)
     assert isinstance(bundle.settings, ZoneAgingSettings)
-    settings = replace(bundle.settings, source_calibration=curves)
+    settings = replace(bundle.settings, source_calibration={**bundle.settings.source_calibration, **measured})
     write_manifest(bundle.path, replace(bundle.manifest, settings=settings, files=()))
-    logger.info("%s: %d kinds of zones calibrated", bundle.path, len(curves))
+    logger.info("%s: %d kinds of zones calibrated", bundle.path, len(measured))
     return 0
 
 
 def measure(bundle: Any, folder: Path, count: int, threads: int | None) -> dict[str, Any]:
-    """``source_calibration`` of a bundle, measured in fp32."""
+    """``source_calibration`` of a bundle's zones with enough crops, measured in fp32."""
     import numpy as np
     from tqdm import tqdm
 
@@ -104,22 +104,21 @@ def measure(bundle: Any, folder: Path, count: int, threads: int | None) -> dict[
                     pixels = np.clip(np.rint(crop.pixels + crop.skin[..., None] * change), 0, 255)
                     results.append(replace(fresh(crop), pixels=pixels.astype(np.uint8)))
             after[rows, column] = np.reshape(scores_of(model, results), (len(crops), len(PASTED_FOR)))
-    curves = dict(settings.source_calibration)
-    calibrated = 0
+    curves: dict[str, Any] = {}
     for kind in settings.zones:
         own = kinds == kind
         if own.sum() < FEWEST_CROPS:
             logger.warning("%s has %d crops and stays as it is", kind, own.sum())
             continue
-        calibrated += 1
         answers = after[own].reshape(int(own.sum()), -1)
         response = response_by_source(before[own], answers, SOURCES).reshape(-1, *after.shape[1:])
-        logger.info("%s, from %s: %s", kind, SOURCES, response[..., -1].round(2).tolist())
+        for target, answers in zip(PASTED_FOR, np.moveaxis(response, -1, 0)):
+            logger.info("%s, from %s for %g: %s", kind, SOURCES, target, answers.round(2).tolist())
         curves[kind] = tuple(
             SourceCurve(source, tuple((x, y) for x, y in inverted_by_target(row, CONDITIONS, PASTED_FOR)))
             for source, row in zip(SOURCES, response, strict=True)
         )
-    if not calibrated:
+    if not curves:
         raise UsageError(
             f"No zone has {FEWEST_CROPS} crops among {len(kinds)}",
             "",

@@ -69,10 +69,10 @@ def inverted(response: NDArray[np.float64], conditions: Sequence[float]) -> Curv
     Targets outside what the model can reach share the conditions that are left over at that end, so that more
     still asks for more.
     """
+    if not _responds(response):
+        return [[float(t), float(t)] for t in TARGETS]
     smooth = isotonic(response) + 1e-6 * np.arange(len(conditions))
     low, high = smooth[0] + REACH, smooth[-1] - REACH
-    if not low < high:
-        return [[float(t), float(t)] for t in TARGETS]
     first, last = np.interp([low, high], smooth, conditions)
     curve = []
     for target in TARGETS:
@@ -86,10 +86,17 @@ def inverted(response: NDArray[np.float64], conditions: Sequence[float]) -> Curv
     return curve
 
 
+def _responds(response: NDArray[np.float64]) -> bool:
+    """Whether the answers differ by more than `REACH` at both ends takes away."""
+    smooth = isotonic(response)
+    return bool(smooth[-1] - smooth[0] > 2.0 * REACH)
+
+
 def inverted_by_target(
     response: NDArray[np.float64], conditions: Sequence[float], targets: Sequence[float]
 ) -> Curve:
-    """`inverted` for a response that also depends on the target, linear between the given ones.
+    """`inverted` for a response that also depends on the target, linear between the given ones and constant
+    beyond them.
 
     Parameters
     ----------
@@ -98,14 +105,16 @@ def inverted_by_target(
     targets:
         In 0..1, rising.
     """
-    curve: Curve = []
-    least = 0.0
+    wanted: list[float] = []
     for column, target in enumerate(TARGETS):
         answers = np.array([np.interp(target, targets, row) for row in response])
-        # The curve rises, whatever noise is in the answers for two targets.
-        least = max(least, inverted(answers, conditions)[column][1])
-        curve.append([float(target), least])
-    return curve
+        if _responds(answers) or not wanted:
+            wanted.append(inverted(answers, conditions)[column][1])
+        else:  # nothing of the change is pasted for this target, so any condition does
+            wanted.append(wanted[-1])
+    # The curve rises, whatever noise is in the answers for two targets.
+    rising = isotonic(np.array(wanted))
+    return [[float(target), round(float(value), 4)] for target, value in zip(TARGETS, rising, strict=True)]
 
 
 def response_by_source(
@@ -121,7 +130,8 @@ def response_by_source(
     before:
         float64 [N], scores of the crops.
     after:
-        float64 [N, conditions], of what is made of them.
+        float64 [N, conditions], of what is made of them (or [N, conditions x targets], where that depends on
+        a target too).
     """
     design = np.column_stack([np.ones(len(before)), before])
     line, *_ = np.linalg.lstsq(design, after, rcond=None)

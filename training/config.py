@@ -18,7 +18,7 @@ import yaml
 from agesdk import strict_json
 from agesdk.diffusion.prompts import LDLA_TEMPLATES
 from agesdk.errors import AgeSDKError
-from agesdk.manifest import SchedulerSettings, ZoneAgingDefaults
+from agesdk.manifest import WIDEST_SIGMA, SchedulerSettings, ZoneAgingDefaults
 from agesdk.strict_json import Invalid
 from training.losses import LossWeights
 
@@ -79,6 +79,8 @@ class ModelConfig:
     """Residual paste: share of changes of hue that is pasted, 0..1."""
     amplitude: float = 1.0
     """Share of a change towards a higher score that is pasted, 0..1."""
+    smooth_skin_factor: float = 1.0
+    """How much more of it is kept back on the smoothest skin, at least 1."""
     unet: dict[str, Any] = field(default_factory=dict)
     """Options of a new SmallUNet (without ``checkpoint``)."""
     condition_encoder: dict[str, Any] = field(default_factory=dict)
@@ -95,11 +97,14 @@ class ModelConfig:
             _require(
                 self.vae is not None, "vae", "is missing: a model from scratch needs a trained VAE folder"
             )
-        _require(self.blur_sigma > 0.0, "blur_sigma", "must be positive")
-        _require(self.detail_sigma >= 0.0, "detail_sigma", "must not be negative")
-        _require(self.rise_sigma is None or self.rise_sigma >= 0.0, "rise_sigma", "must not be negative")
+        widest = f"{WIDEST_SIGMA:g}"
+        _require(0.0 < self.blur_sigma <= WIDEST_SIGMA, "blur_sigma", f"must be positive, at most {widest}")
+        for name in ("detail_sigma", "rise_sigma"):
+            sigma = getattr(self, name)
+            _require(sigma is None or 0.0 <= sigma <= WIDEST_SIGMA, name, f"must lie in 0..{widest}")
         _require(0.0 <= self.chroma <= 1.0, "chroma", "must lie in 0..1")
         _require(0.0 <= self.amplitude <= 1.0, "amplitude", "must lie in 0..1")
+        _require(1.0 <= self.smooth_skin_factor <= 100.0, "smooth_skin_factor", "must lie in 1..100")
 
 
 @dataclass(frozen=True)

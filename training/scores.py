@@ -20,6 +20,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from agesdk.errors import UsageError
+
 SCALES = (1.2, 2.0, 3.2)
 """Deviations of the Gaussian derivative filters, in pixels of a 128-pixel crop."""
 
@@ -101,16 +103,24 @@ def fit_wrinkle_index(
 
     features: [N, 12]; ages: [N] years, NaN where unknown (left out of the fit); sources: [N] data set names;
     native_px: [N] pixels the picture really has.
+
+    Raises `UsageError` where ages do not differ, or nothing in the crops grows with them.
     """
     from scipy.optimize import nnls
     from scipy.stats import spearmanr
 
+    age = np.clip(ages, *AGE_RANGE)
+    known = np.isfinite(ages)
+    if (different := np.unique(age[known]).size) < 2:
+        raise UsageError(
+            f"No wrinkle index can be fitted for {kind}",
+            f"ages of its {len(ages)} crops, counted as 12 to 85 years: {different} different",
+            "Give more portraits, of people of different ages",
+        )
     names = sorted(set(sources))
     nuisance = np.stack([np.array([s == name for s in sources], np.float64) for name in names], 1)
     log_px = np.log(native_px)
     nuisance = np.column_stack([nuisance, log_px - log_px.mean()])
-    known = np.isfinite(ages)
-    age = np.clip(ages, *AGE_RANGE)
     centre, spread = features[known].mean(0), features[known].std(0) + 1e-9
     standard = (features - centre) / spread
     # Nuisance terms may have either sign: each enters with both.
@@ -124,6 +134,12 @@ def fit_wrinkle_index(
     both = np.column_stack([nuisance, age])
     share, *_ = np.linalg.lstsq(both[known], raw[known], rcond=None)
     corrected = raw - nuisance @ share[:k]
+    if not (raw.std() > 0.0 and corrected.std() > 0.0):
+        raise UsageError(
+            f"No wrinkle index can be fitted for {kind}",
+            f"in {known.sum()} crops no ridge feature grows with age",
+            "Give more portraits",
+        )
     corrected = (corrected - corrected.mean()) / corrected.std()
     rho = float(spearmanr(corrected[known], age[known]).statistic)
     return WrinkleIndex(

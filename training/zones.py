@@ -3,7 +3,8 @@ with ages.
 
 FACES_DIR holds ``index.csv`` with at least ``file`` and ``age`` (years, may be empty); ``source``,
 ``ancestry`` and ``native_px`` are used where present. A ``--scores`` CSV (``file,zone,score`` with scores in
-0..1) replaces the computed scores by a user's own, for instance from skin-aging atlases.
+0..1) replaces the computed scores by a user's own, for instance from skin-aging atlases; then ages may all be
+missing, and the wrinkle index of a kind of zone with them.
 
 OUT gets ``crops.npy`` uint8 [N, 160, 160, 3] RGB (a 128-pixel crop with a margin of 16 pixels to jitter in;
 zones of the right side mirrored), ``masks.npy`` uint8 [N, 160, 160], ``index.csv`` (one row a crop),
@@ -116,6 +117,7 @@ def _read(path: Path) -> np.ndarray:
 def prepare(faces: Path, out: Path, scores_csv: Path | None = None) -> None:
     """Writes the zone data set described in the module's docstring to ``out``."""
     portraits = read_index(faces)
+    given = None if scores_csv is None else _read_scores(scores_csv)
     out.mkdir(parents=True, exist_ok=True)
     (out / "DONE").unlink(missing_ok=True)  # what it stood for is overwritten from here on
     landmarks = find_landmarks(faces, portraits, out / "landmarks.npz")
@@ -154,27 +156,26 @@ def prepare(faces: Path, out: Path, scores_csv: Path | None = None) -> None:
         rows = np.array([z.kind == kind for z in zones])
         rows &= skin >= max(MINIMUM_SKIN, MINIMUM_OF_MEDIAN * float(np.median(skin[rows])))
         members = np.flatnonzero(rows)
-        known = ages[members][np.isfinite(ages[members])]
-        if np.unique(known).size < 2:
-            raise UsageError(
-                f"No wrinkle index can be fitted for {kind}",
-                f"{len(members)} crops show it, of {np.unique(known).size} different ages",
-                "Give more portraits, of people of different ages",
+        try:
+            fit, index[rows] = fit_wrinkle_index(
+                kind,
+                features[rows],
+                ages[rows],
+                [people[m].source for m in members],
+                np.array([people[m].native_px for m in members]),
             )
-        fit, index[rows] = fit_wrinkle_index(
-            kind,
-            features[rows],
-            ages[rows],
-            [people[m].source for m in members],
-            np.array([people[m].native_px for m in members]),
-        )
+        except UsageError as error:
+            if given is None:
+                raise
+            logger.warning("%s", error)
+            continue
         scores[rows] = aging_scores(index[rows], ages[rows])
         fitted.append(fit)
         logger.info(
             "%s: %d crops, Spearman of the index with age %.2f", kind, rows.sum(), fit.spearman_with_age
         )
-    if scores_csv is not None:
-        _replace_scores(scores, scores_csv, people, zones)
+    if given is not None:
+        scores[:] = [given.get((p.file, z.name), np.nan) for p, z in zip(people, zones, strict=True)]
     save_indices(out / "wrinkle-index.json", fitted)
     with open(out / "index.csv", "w", newline="") as f:
         writer = csv.writer(f)
@@ -204,8 +205,8 @@ def prepare(faces: Path, out: Path, scores_csv: Path | None = None) -> None:
     (out / "DONE").touch()
 
 
-def _replace_scores(scores: np.ndarray, path: Path, people: list[Portrait], zones: list) -> None:
-    """Overwrites scores in place by those of a CSV with the columns file, zone, score (0..1)."""
+def _read_scores(path: Path) -> dict[tuple[str, str], float]:
+    """Scores in 0..1 by file and zone, from a CSV with the columns file, zone and score."""
     with open(path, newline="") as f:
         rows = list(csv.DictReader(f))
     if not rows or not {"file", "zone", "score"} <= rows[0].keys():
@@ -216,8 +217,7 @@ def _replace_scores(scores: np.ndarray, path: Path, people: list[Portrait], zone
         if not 0.0 <= value <= 1.0:
             raise UsageError(f"'{path}', line {line}: score {value:g} is outside 0..1.")
         given[(row["file"], row["zone"])] = value
-    for n, (person, zone) in enumerate(zip(people, zones, strict=True)):
-        scores[n] = given.get((person.file, zone.name), np.nan)
+    return given
 
 
 def register(subparsers: argparse._SubParsersAction) -> None:

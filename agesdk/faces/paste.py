@@ -16,6 +16,7 @@ import numpy as np
 
 from agesdk.faces.frames import frame_step
 from agesdk.faces.smoothing import smooth
+from agesdk.manifest import WIDEST_SIGMA
 
 FINEST_SHARE = 0.8
 """Share of the detail below the autoencoder's reach that a full drop of the score takes away; pores stay."""
@@ -23,8 +24,8 @@ FINEST_SHARE = 0.8
 FULL_RISE = 0.25
 """Rise of a score from which on a change is pasted as one that only adds: `change_share`, `detail_width`."""
 
-SMOOTHEST_FACTOR, WRINKLED = 2.7, 0.5
-"""How much more of a rise is kept back on skin of score 0; the factor falls to 1 at the score WRINKLED."""
+WRINKLED = 0.5
+"""Score from which on skin is not smooth: nothing more of a rise is kept back than `change_share` is told."""
 
 _HUE_FLOOR = 4.0
 """Levels squared: hues that differ by less are rounding, not colour."""
@@ -104,13 +105,15 @@ def _hue(change: np.ndarray, colour: np.ndarray, grey: np.ndarray) -> np.ndarray
     return np.asarray(change - shade[..., None] * colour)
 
 
-def change_share(before: float, target: float, amplitude: float) -> np.float32:
+def change_share(
+    before: float, target: float, amplitude: float, smooth_skin_factor: float = 1.0
+) -> np.float32:
     """Share of a change that is pasted: all of it where the score falls, ``amplitude`` of it where it rises.
 
     Guidance makes added lines deeper than skin has them, and on smooth skin they look drawn: there more is
-    kept back (`SMOOTHEST_FACTOR`), unless the amplitude is 1 and nothing is. Between falling and rising the
-    share is linear up to a rise of `FULL_RISE`, so that a target just above the present score does not look
-    different from one just below.
+    kept back, unless the amplitude is 1 and nothing is. Between falling and rising the share is linear up to
+    a rise of `FULL_RISE`, so that a target just above the present score does not look different from one just
+    below.
 
     Parameters
     ----------
@@ -118,10 +121,12 @@ def change_share(before: float, target: float, amplitude: float) -> np.float32:
         Scores in 0..1.
     amplitude:
         0..1.
+    smooth_skin_factor:
+        At least 1. How much more of a rise is kept back on skin of score 0; falls to 1 at `WRINKLED`.
     """
     rise = _rise(before, target)
     wrinkled = min(before / WRINKLED, 1.0)
-    kept_back = (1.0 - amplitude) * (SMOOTHEST_FACTOR + (1.0 - SMOOTHEST_FACTOR) * wrinkled)
+    kept_back = (1.0 - amplitude) * (smooth_skin_factor + (1.0 - smooth_skin_factor) * wrinkled)
     return np.float32(max(0.0, 1.0 - kept_back * rise))
 
 
@@ -131,20 +136,20 @@ def detail_width(before: float, target: float, sigma: float, rise_sigma: float |
 
     Taking a fold away means taking its shading away; adding wrinkles needs their lines only, and shading
     added to skin that has none changes whose face it is. Between the two the inverse of the width is linear
-    up to a rise of `FULL_RISE`.
+    up to a rise of `FULL_RISE`; beyond `WIDEST_SIGMA` it is 0.
 
     Parameters
     ----------
     before, target:
         Scores in 0..1.
     sigma, rise_sigma:
-        Crop pixels; 0: no limit. ``rise_sigma`` None: ``sigma`` for both.
+        Crop pixels, up to `WIDEST_SIGMA`; 0: no limit. ``rise_sigma`` None: ``sigma`` for both.
     """
     if rise_sigma is None:
         return sigma
     rise = _rise(before, target)
-    inverse = (1.0 - rise) * _inverse(sigma) + rise * _inverse(rise_sigma)
-    return _inverse(inverse)
+    width = _inverse((1.0 - rise) * _inverse(sigma) + rise * _inverse(rise_sigma))
+    return width if width <= WIDEST_SIGMA else 0.0
 
 
 def _rise(before: float, target: float) -> float:

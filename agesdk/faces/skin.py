@@ -23,6 +23,8 @@ from agesdk.faces.mesh import (
     OPEN_SKIN,
     OVAL,
     OVAL_TOP,
+    eye_centres,
+    mouth_centre,
 )
 from agesdk.faces.smoothing import smooth
 
@@ -43,6 +45,11 @@ class SkinTone:
     a: float
     b: float
     spread: float
+
+    def rgb(self) -> np.ndarray:
+        """The colour as float32 [1, 1, 3], 0..255."""
+        lab = np.array([[[self.lightness, self.a, self.b]]], np.float32)
+        return np.asarray(255.0 * cv2.cvtColor(lab, cv2.COLOR_LAB2RGB))
 
 
 def skin_tone(image: np.ndarray, landmarks: np.ndarray) -> SkinTone:
@@ -89,7 +96,7 @@ def skin_mask(crop: np.ndarray, landmarks: np.ndarray, tone: SkinTone) -> np.nda
     face = np.zeros((size, size), np.uint8)
     cv2.fillPoly(face, [oval], 255, cv2.LINE_AA, 4)
     inside = cv2.GaussianBlur(face.astype(np.float32) / 255, (0, 0), size / 40)
-    return geometry * _skin_likeness(crop, tone, inside)
+    return geometry * _skin_likeness(crop, landmarks, tone, inside)
 
 
 def _eye_span(landmarks: np.ndarray) -> float:
@@ -120,7 +127,7 @@ def _raised_oval(landmarks: np.ndarray) -> np.ndarray:
     return points
 
 
-def _skin_likeness(crop: np.ndarray, tone: SkinTone, inside: np.ndarray) -> np.ndarray:
+def _skin_likeness(crop: np.ndarray, landmarks: np.ndarray, tone: SkinTone, inside: np.ndarray) -> np.ndarray:
     """1 where the colour is the face's skin, 0 where it is hair, frame, lens glare or background; float32,
     soft.
 
@@ -141,26 +148,48 @@ def _skin_likeness(crop: np.ndarray, tone: SkinTone, inside: np.ndarray) -> np.n
         chroma / chroma_limit, 1.0 + (darkest - lab[..., 0]) / (0.25 * tone.lightness + 1e-6)
     )
     likeness = cv2.resize(np.clip((1.25 - outside) / 0.4, 0.0, 1.0), (size, size))
-    frames = _frames(crop, size)
+    frames = _frames(crop, landmarks, tone)
     if frames is not None:
         likeness *= 1.0 - frames
     solid = cv2.morphologyEx(likeness, cv2.MORPH_CLOSE, cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (5, 5)))
     return cv2.GaussianBlur(solid, (0, 0), size / 64)
 
 
-def _frames(crop: np.ndarray, size: int) -> np.ndarray | None:
-    """1 on thin things far brighter or darker than what is around them, float32 [size, size]: frames. None if
-    there are none.
+def _frames(crop: np.ndarray, landmarks: np.ndarray, tone: SkinTone) -> np.ndarray | None:
+    """1 on thin things far brighter or darker than what is around them, float32 [size, size]: frames, hair.
+    None if there are none.
 
-    The contrast is relative, a difference of log-luminance: wrinkles stay below about 0.35, frames reach 1.
+    The contrast is relative, a difference of log-luminance: most wrinkles stay below 0.35, frames reach 1.
+    The folds of old skin do not, but light in a fold comes from skin and leaves it as red as skin or redder.
+    So from between the brows down a dark line of that hue is skin, unless it is as dark as frames are where
+    frames can be.
     """
+    size = crop.shape[0]
     luminance = np.log(cv2.cvtColor(crop, cv2.COLOR_RGB2GRAY).astype(np.float32) + 8.0)
     fine = cv2.GaussianBlur(luminance, (0, 0), size / 128)
-    strong = np.abs(fine - smooth(luminance, size / 20)) > 0.42
+    contrast = fine - smooth(luminance, size / 20)
+    strong = np.abs(contrast) > 0.42
     if not strong.any():
         return None
+    height = _height(landmarks, size)
+    fold = (contrast < 0.0) & ((height > 0.55) | ((height > -0.3) & (contrast > -0.7)))
+    strong &= ~(fold & (_redness(crop) > _redness(tone.rgb()) - 0.1))
     grown = cv2.dilate(strong.astype(np.float32), cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (5, 5)))
     return np.asarray(cv2.GaussianBlur(grown, (0, 0), size / 90), np.float32)
+
+
+def _height(landmarks: np.ndarray, size: int) -> np.ndarray:
+    """How far down the face each pixel lies: 0 at the eyes, 1 at the mouth; float32 [size, size]."""
+    eyes = eye_centres(landmarks).mean(0)
+    down = mouth_centre(landmarks) - eyes
+    x, y = ((np.arange(size) - middle) * part for middle, part in zip(eyes, down / max(down @ down, 1e-6)))
+    return np.asarray(x + y[:, None], np.float32)
+
+
+def _redness(picture: np.ndarray) -> np.ndarray:
+    """log(red / green), which shade does not change, float32 [H, W], of RGB [H, W, 3] in 0..255."""
+    soft = cv2.GaussianBlur(picture.astype(np.float32), (0, 0), max(picture.shape[0] / 128, 0.1)) + 8.0
+    return np.asarray(np.log(soft[..., 0] / soft[..., 1]))
 
 
 def blur_inside(crop: np.ndarray, mask: np.ndarray, sigma: float) -> np.ndarray:

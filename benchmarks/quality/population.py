@@ -69,6 +69,13 @@ class Population:
                 str(error),
                 "Make the folder: python -m training prepare-zones FACES_DIR ZONES_DIR",
             ) from error
+        without = sorted({str(kind) for kind in table.kind} - indices.keys())
+        if without:
+            raise UsageError(
+                f"{folder} has no wrinkle index of {', '.join(without)}",
+                "where ages are not known none is fitted",
+                "Make the folder from portraits with ages",
+            )
         return cls(
             folder=folder,
             crops=open_pixels(folder, "crops", len(table)),

@@ -7,7 +7,6 @@ import multiprocessing
 import sys
 from pathlib import Path
 
-from agesdk.atomic import new_folder
 from agesdk.bundle import Bundle
 from agesdk.errors import UsageError
 from benchmarks.speed.lifespan_contenders import LifespanJob, script_noise
@@ -41,8 +40,7 @@ def models(arguments: argparse.Namespace, folder: Path) -> tuple[Path, Path]:
         from benchmarks.fullsize_cradle2cane import write_tree
 
         print(f"making a model tree in {tree}", file=sys.stderr)
-        with new_folder(tree) as partial:
-            write_tree(partial, arguments.clip_vocab)
+        write_tree(tree, arguments.clip_vocab)
     bundle = arguments.bundle or folder / "bundle"
     if not bundle.exists():
         export_bundle("cradle2cane", tree, bundle, "--clip-pixel-range", "0..255", "--ages", "30:70")

@@ -7,7 +7,6 @@ import multiprocessing
 import sys
 from pathlib import Path
 
-from agesdk.atomic import new_folder
 from agesdk.bundle import Bundle, ZoneAgingSettings
 from agesdk.diffusion.schedule import make_schedule
 from agesdk.errors import UsageError
@@ -39,8 +38,7 @@ def models(arguments: argparse.Namespace, folder: Path) -> tuple[Path, Path]:
             raise UsageError(f"{checkpoint} does not exist", fix="Make it with python -m benchmarks.fullsize")
         print(f"making a checkpoint in {checkpoint}", file=sys.stderr)
         size: fullsize.Size = "sd15" if arguments.size == "sd15" else "tiny"
-        with new_folder(checkpoint) as partial:
-            fullsize.write_checkpoint(size, partial, arguments.clip_vocab)
+        fullsize.write_checkpoint(size, checkpoint, arguments.clip_vocab)
     if not bundle.exists():
         export_bundle("ldla", checkpoint, bundle)
     return checkpoint, bundle

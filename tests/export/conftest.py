@@ -69,6 +69,11 @@ def small_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "version": "7",
         "mode": "conditioned",
         "blur_sigma": 5.0,
+        "detail_sigma": 9.0,
+        "rise_sigma": 2.0,
+        "chroma": 0.5,
+        "amplitude": 0.75,
+        "smooth_skin_factor": 1.5,
         "defaults": {"steps": 8, "strength": 0.75, "guidance_scale": 2.0},
         "provenance": {"recipe": "none", "data": "noise", "licences": ["weights: Apache-2.0"]},
     }

@@ -16,6 +16,7 @@ from agesdk.backends import load_engine
 from agesdk.bundle import Bundle, ZoneAgingSettings
 from agesdk.errors import BundleError
 from agesdk.faces.zones import ZONE_KINDS
+from agesdk.manifest import PASTE_SETTINGS
 from export.checkpoint import EXPECTED, load_module
 
 
@@ -37,7 +38,8 @@ def test_settings_come_from_the_checkpoint_and_the_calibration_file(bundle: Bund
     settings = bundle.settings
     assert isinstance(settings, ZoneAgingSettings)
     assert (bundle.manifest.name, bundle.manifest.version) == ("small test model", "7")
-    assert (settings.mode, settings.paste, settings.blur_sigma) == ("conditioned", "residual", 5.0)
+    assert (settings.mode, settings.paste) == ("conditioned", "residual")
+    assert [getattr(settings, name) for name in PASTE_SETTINGS] == [5.0, 9.0, 2.0, 0.5, 0.75, 1.5]
     assert (settings.defaults.steps, settings.defaults.strength) == (8, 0.75)
     assert settings.scheduler.prediction_type == "v_prediction"
     assert settings.scheduler.timestep_spacing == "trailing"

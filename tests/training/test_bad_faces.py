@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import shutil
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import pytest
 
 from agesdk.cli.demo import demo_portrait
 from agesdk.errors import AgeSDKError, UsageError
+from benchmarks.quality.population import Population
 from training.splits import split_of
 from training.train_vae import make_patches
 from training.zones import prepare
@@ -42,9 +44,27 @@ def test_faces_of_one_age_fit_no_wrinkle_index(tmp_path: Path) -> None:
     folder = faces(tmp_path / "faces", "30", (64, 64))
     (folder / "a.png").unlink()
     shutil.copy(demo_portrait(), folder / "a.png")
-    with pytest.raises(UsageError, match="of 1 different ages"):
+    with pytest.raises(UsageError, match="12 to 85 years: 1 different"):
         prepare(folder, tmp_path / "out")
     assert not (tmp_path / "out" / "wrinkle-index.json").exists()
+
+
+def test_a_users_own_scores_need_no_ages(tmp_path: Path) -> None:
+    folder = faces(tmp_path / "faces", "", (64, 64))
+    (folder / "a.png").unlink()
+    shutil.copy(demo_portrait(), folder / "a.png")
+    scores = tmp_path / "scores.csv"
+    scores.write_text("file,zone,score\na.png,forehead,0.25\na.png,glabella,1.5\n", "utf-8")
+    with pytest.raises(UsageError, match=r"line 3: score 1\.5"):
+        prepare(folder, tmp_path / "out", scores)
+    assert not (tmp_path / "out").exists()
+    scores.write_text("file,zone,score\na.png,forehead,0.25\n", "utf-8")
+    prepare(folder, tmp_path / "out", scores)
+    with open(tmp_path / "out" / "index.csv", newline="", encoding="utf-8") as file:
+        written = {row["zone"]: row["score"] for row in csv.DictReader(file)}
+    assert written.pop("forehead") == "0.25000" and set(written.values()) == {"nan"}
+    with pytest.raises(UsageError, match="no wrinkle index of crows_feet"):
+        Population.open(tmp_path / "out")
 
 
 @pytest.mark.parametrize("shape", [(300, 600), (600, 300)])

@@ -79,4 +79,12 @@ def test_noise_between_targets_does_not_make_the_curve_fall() -> None:
     curve = inverted_by_target(response, list(conditions), (0.4, 0.5))
     assert all(a[1] <= b[1] for a, b in itertools.pairwise(curve))
     falling = np.interp(0.5, response[:, 1], conditions)
-    assert falling < 0.4 <= dict(map(tuple, curve))[0.5]
+    assert falling < 0.4 and falling < dict(map(tuple, curve))[0.5] == dict(map(tuple, curve))[0.4]
+
+
+def test_a_target_for_which_nothing_is_pasted_gets_the_condition_of_the_one_before() -> None:
+    conditions = np.linspace(0.0, 1.0, 11)
+    response = np.stack([conditions, 0.3 + 0.0 * conditions], axis=1)
+    curve = dict(map(tuple, inverted_by_target(response, list(conditions), (0.4, 0.5))))
+    assert curve[0.4] == pytest.approx(0.4, abs=0.01)
+    assert curve[0.5] == curve[1.0] == curve[0.4]

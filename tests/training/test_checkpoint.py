@@ -155,7 +155,8 @@ def test_state_restores_objects_and_every_random_generator(tmp_path: Path) -> No
 def test_only_the_newest_states_are_kept_and_partial_ones_are_not_listed(tmp_path: Path) -> None:
     for step in (5, 9, 10, 100):
         save_state(tmp_path, step, {}, keep_last=2)
-    (tmp_path / ".step-00000200.abc.partial").mkdir()
+    for ending in ("tmp", "old"):
+        (tmp_path / f".step-00000200.abc.{ending}").mkdir()
     assert [folder.name for folder in list_states(tmp_path)] == ["step-00000010", "step-00000100"]
     assert latest_state(tmp_path / "nothing") is None
     with pytest.raises(ValueError, match="keep_last"):

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from scipy.stats import spearmanr
 
+from agesdk.errors import UsageError
 from training.scores import (
     aging_scores,
     fit_wrinkle_index,
@@ -59,6 +60,20 @@ def test_the_index_finds_age_and_leaves_out_the_camera() -> None:
     assert spearmanr(values, ages).statistic > 0.9 and min(index.weights) >= 0.0
     sharp = np.array([s == "sharp" for s in sources])
     assert abs(values[sharp].mean() - values[~sharp].mean()) < 0.15
+
+
+@pytest.mark.parametrize(
+    "ages, slope, why",
+    [
+        ([3.0, 5.0, 8.0, 11.0], 1.0, "1 different"),
+        ([np.nan] * 4, 1.0, "0 different"),
+        ([20.0, 30.0, 40.0, 50.0], -1.0, "no ridge feature grows"),
+    ],
+)
+def test_where_nothing_grows_with_age_no_index_is_made(ages: list[float], slope: float, why: str) -> None:
+    features = slope * np.arange(4.0)[:, None] * np.ones(12)
+    with pytest.raises(UsageError, match=why):
+        fit_wrinkle_index("forehead", features, np.array(ages), ["a"] * 4, np.full(4, 512.0))
 
 
 def test_scores_rank_and_use_age_where_it_is_known(tmp_path) -> None:

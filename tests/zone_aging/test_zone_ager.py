@@ -16,6 +16,7 @@ from agesdk.errors import Cancelled, FaceError, TargetError, UsageError, ZoneErr
 from agesdk.faces.zones import ZONES, crop_transform, feather_mask, resolve_targets
 from agesdk.imaging import read_settings
 from agesdk.manifest import SourceCurve
+from agesdk.zone_aging import zone_change
 
 ALL = [zone.name for zone in ZONES]
 
@@ -48,6 +49,26 @@ def test_waves_equal_one_zone_after_the_other(case, targets):
     for name, zone in waves.zones.items():
         assert np.abs(zone.crop.astype(int) - single.zones[name].crop).max() <= 1
         assert zone.score_after == pytest.approx(single.zones[name].score_after, abs=1e-4)
+
+
+def test_where_a_score_rises_shading_is_held_back_and_where_it_falls_it_is_not(small_case):
+    ager, face = small_case
+    settings = replace(ager.model.settings, paste="residual", detail_sigma=20.0, rise_sigma=2.0, chroma=1.0)
+    plain = np.full((128, 128, 3), 128, np.uint8)
+    crop = replace(
+        face.crops["forehead"], pixels=plain, round_trip=plain, skin=np.ones((128, 128), np.float32)
+    )
+    blob = 30.0 * np.exp(-(((np.mgrid[:128, :128] - 63.5) / 8.0) ** 2).sum(0) / 2.0)
+    result = np.rint(plain - blob[..., None]).astype(np.uint8)
+
+    def depth(before: float, target: float, **changes: float) -> float:
+        change = zone_change(crop, result, before, target, replace(settings, **changes), crop.skin)
+        return -float(change[64, 64].mean())
+
+    assert depth(0.8, 0.2) > 20.0 > 10.0 > depth(0.2, 0.8) > 0.0
+    assert depth(0.2, 0.8, rise_sigma=None) == pytest.approx(depth(0.8, 0.2), rel=1e-3)
+    less = depth(0.0, 0.8, amplitude=0.9, smooth_skin_factor=3.0)
+    assert less == pytest.approx(0.7 * depth(0.0, 0.8), rel=1e-4)
 
 
 @pytest.mark.parametrize("targets", [{"forehead": 0.8}, {"crows_feet": 0.3, "upper_lip": 0.9}, {"left": 1.0}])
