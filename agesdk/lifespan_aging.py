@@ -85,6 +85,8 @@ class LifespanAger:
             Not a valid lifespan-aging bundle, or altered, or without what ``text`` asks for.
         BackendError
             The backend or provider is not available; there is no silent fallback.
+        UsageError
+            There is no such backend, provider or precision.
         """
         model = LifespanModel.open(bundle, backend, provider, threads, text, precision)
         return cls(model, lambda: FaceAnalyzer.load(None, backend, provider, threads), low_memory)

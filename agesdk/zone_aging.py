@@ -83,6 +83,8 @@ class ZoneAger:
             Not a valid zone-aging bundle, or altered.
         BackendError
             The backend or provider is not available; there is no silent fallback.
+        UsageError
+            There is no such backend, provider or precision.
         """
         model = ZoneModel.open(bundle, backend, provider, threads, precision)
         return cls(model, lambda: FaceAnalyzer.load(None, backend, provider, threads))

@@ -275,8 +275,8 @@ def test_unusable_photos_end_with_code_2_and_no_output(
     ("options", "code", "message"),
     [
         (["--face", "3"], 2, "There is no face 3"),
-        (["--provider", "quantum"], 1, "quantum"),
-        (["--backend", "abacus"], 1, "abacus"),
+        (["--provider", "quantum"], 2, "quantum"),
+        (["--backend", "abacus"], 2, "abacus"),
         (["--refine"], 2, "no refiner"),
     ],
 )

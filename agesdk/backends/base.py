@@ -15,7 +15,7 @@ from typing import Any, Protocol, TypeAlias
 import numpy as np
 
 from agesdk.bundle import Bundle, Component, TensorSpec
-from agesdk.errors import BackendError
+from agesdk.errors import BackendError, UsageError
 
 Tensor: TypeAlias = Any
 """A `numpy.ndarray`, or a backend's own device tensor as returned by `Engine.run`."""
@@ -87,14 +87,16 @@ def load_engine(
 
     Raises
     ------
+    UsageError
+        Unknown backend or provider, a provider of a native backend, threads below 1.
     BackendError
-        Unknown backend or provider, a provider of a native backend, one that is not installed or does not
-        start, a graph that does not load or does not have the inputs and outputs the manifest states.
+        A backend or provider that is not installed or does not start, a graph that does not load or does not
+        have the inputs and outputs the manifest states.
     BundleError
         A component the bundle does not have, or files that are not the ones the manifest describes.
     """
     if threads is not None and threads < 1:
-        raise BackendError(
+        raise UsageError(
             f"{threads} threads can not run anything.", "", "Give 1 or more, or None for the default."
         )
     if backend == "onnxruntime":
@@ -103,7 +105,7 @@ def load_engine(
         return OrtEngine(bundle, component, provider="cpu" if provider is None else provider, threads=threads)
     if backend in ("tensorrt", "tensorrt-rtx"):
         if provider is not None:
-            raise BackendError(
+            raise UsageError(
                 f'The backend "{backend}" has no provider "{provider}"',
                 "it runs compiled engines on the GPU; providers are those of ONNX Runtime",
                 'Leave the provider out, or use backend="onnxruntime"',
@@ -111,7 +113,7 @@ def load_engine(
         from agesdk.backends.tensorrt import TensorrtEngine
 
         return TensorrtEngine(bundle, component, "tensorrt" if backend == "tensorrt" else "tensorrt-rtx")
-    raise BackendError(
+    raise UsageError(
         f'The backend "{backend}" is unknown.',
         f"This version has {listed(BACKENDS)}.",
         did_you_mean(backend, BACKENDS),

@@ -25,7 +25,7 @@ from agesdk.backends.base import did_you_mean, listed
 from agesdk.backends.ort_errors import REINSTALL_GPU, explain, installed_runtimes, why_not_loaded
 from agesdk.bundle import Component, TensorSpec
 from agesdk.cache_dir import cache_folder
-from agesdk.errors import BackendError
+from agesdk.errors import BackendError, UsageError
 
 logger = logging.getLogger(__name__)
 
@@ -127,6 +127,8 @@ def open_session(
     ------
     BackendError
         ONNX Runtime or the provider is not installed, does not start, or does not take the graph.
+    UsageError
+        There is no such provider.
     """
     onnxruntime = import_onnxruntime()
     wanted = _known(provider)
@@ -229,7 +231,7 @@ def _options(onnxruntime: Any, threads: int | None) -> Any:
 
 def _known(provider: str) -> Provider:
     if provider not in PROVIDERS:
-        raise BackendError(
+        raise UsageError(
             f'The provider "{provider}" is unknown.',
             f"ONNX Runtime is used with {listed(PROVIDERS)}.",
             did_you_mean(provider, list(PROVIDERS)),

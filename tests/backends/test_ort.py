@@ -11,7 +11,7 @@ from agesdk.backends import load_engine, run_batched
 from agesdk.backends.base import mix_guidance
 from agesdk.backends.ort_session import PROVIDERS, fallback_operators, open_session, provider_options
 from agesdk.bundle import Bundle, Component, FaceAnalysisSettings, Manifest, TensorSpec, write_manifest
-from agesdk.errors import BackendError, BundleError
+from agesdk.errors import BackendError, BundleError, UsageError
 
 onnx = pytest.importorskip("onnx")
 
@@ -116,16 +116,16 @@ def test_wrong_feeds_are_told(bundle, change, text):
 
 
 @pytest.mark.parametrize(
-    "options, text",
+    "options, error, text",
     [
-        ({"backend": "onnxruntim"}, 'unknown.*Did you mean "onnxruntime"'),
-        ({"provider": "cude"}, 'unknown.*Did you mean "cuda"'),
-        ({"provider": "tensorrt-rtx"}, "not available.*onnxruntime-ep-nv-tensorrt-rtx"),
-        ({"threads": 0}, "0 threads"),
+        ({"backend": "onnxruntim"}, UsageError, 'unknown.*Did you mean "onnxruntime"'),
+        ({"provider": "cude"}, UsageError, 'unknown.*Did you mean "cuda"'),
+        ({"provider": "tensorrt-rtx"}, BackendError, "not available.*onnxruntime-ep-nv-tensorrt-rtx"),
+        ({"threads": 0}, UsageError, "0 threads"),
     ],
 )
-def test_what_can_not_run_is_told(bundle, options, text):
-    with pytest.raises(BackendError, match=text):
+def test_what_can_not_run_is_told(bundle, options, error, text):
+    with pytest.raises(error, match=text):
         load_engine(bundle, "sum", **options)
 
 

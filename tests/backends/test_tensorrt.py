@@ -21,7 +21,7 @@ from agesdk.backends.trt_library import Library
 from agesdk.bundle import Bundle, Component, FaceAnalysisSettings, Manifest, TensorSpec, write_manifest
 from agesdk.engine_cache import EngineCache, EngineRecord
 from agesdk.engine_key import EngineKey, graph_hash, host_platform
-from agesdk.errors import BackendError
+from agesdk.errors import BackendError, UsageError
 
 GPU = Gpu("NVIDIA GeForce RTX 4090", "8.9", "12.8", 24 * 10**9)
 INPUTS = (TensorSpec("x", "float32", ("batch", 3)), TensorSpec("y", "float32", ("batch", 3)))
@@ -46,7 +46,7 @@ def test_without_a_gpu_the_error_says_what_is_missing(backend, told) -> None:
 @pytest.mark.parametrize("backend", ["tensorrt", "tensorrt-rtx"])
 @pytest.mark.parametrize("provider", ["cpu", "cuda", "tensorrt-rtx", ""])
 def test_a_provider_is_refused_and_not_ignored(backend, provider) -> None:
-    with pytest.raises(BackendError, match=rf'"{backend}" has no provider "{provider}".*Leave'):
+    with pytest.raises(UsageError, match=rf'"{backend}" has no provider "{provider}".*Leave'):
         load_engine(Bundle.open(kind="zone-aging", verify=False), "denoise", backend, provider)
 
 
