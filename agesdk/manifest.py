@@ -281,9 +281,10 @@ PASTE_SETTINGS = (
     "blur_sigma",
     "detail_sigma",
     "rise_sigma",
+    "smooth_skin_rise_sigma",
     "chroma",
     "amplitude",
-    "smooth_skin_factor",
+    "smooth_skin_amplitude",
 )
 """Settings of conditioned mode that a checkpoint states and a bundle takes over."""
 
@@ -295,9 +296,9 @@ class ZoneAgingSettings:
     ``blur_sigma`` is in crop pixels. ``detail_sigma`` (crop pixels, 0 is off) and ``chroma`` (0..1) confine
     what is pasted to detail: shading coarser than ``detail_sigma`` stays the source's, and changes of hue are
     scaled by ``chroma``; a wrinkle is a fine change of lightness. ``rise_sigma`` takes the place of
-    ``detail_sigma`` where a score rises (None: the same). ``amplitude`` (0..1) scales what is pasted
-    where a score rises; on the smoothest skin ``smooth_skin_factor`` times as much is kept back.
-    ``calibration[zone]`` maps a wanted target in 0..1 to the score fed to the model,
+    ``detail_sigma`` where a score rises (None: the same), and ``amplitude`` (0..1) scales what is pasted
+    there; ``smooth_skin_rise_sigma`` and ``smooth_skin_amplitude`` take theirs on smooth skin (None: the
+    same). ``calibration[zone]`` maps a wanted target in 0..1 to the score fed to the model,
     ``score_calibration[zone]`` the output of ScoreNet to a score in 0..1; an absent zone means identity.
     ``source_calibration[zone]``, curves by the score before, takes the place of ``calibration[zone]``:
     between two of them it is linear, before the first and after the last constant.
@@ -315,9 +316,10 @@ class ZoneAgingSettings:
     blur_sigma: float = 7.0
     detail_sigma: float = 0.0
     rise_sigma: float | None = None
+    smooth_skin_rise_sigma: float | None = None
     chroma: float = 1.0
     amplitude: float = 1.0
-    smooth_skin_factor: float = 1.0
+    smooth_skin_amplitude: float | None = None
     calibration: dict[str, Curve] = field(default_factory=dict)
     score_calibration: dict[str, Curve] = field(default_factory=dict)
     source_calibration: dict[str, tuple[SourceCurve, ...]] = field(default_factory=dict)
@@ -331,11 +333,13 @@ class ZoneAgingSettings:
         _require(divides, "crop_size", f"is {self.crop_size}, not a multiple of {self.vae_scale_factor}")
         _in_range("blur_sigma", self.blur_sigma, 0.0, WIDEST_SIGMA)
         _in_range("detail_sigma", self.detail_sigma, 0.0, WIDEST_SIGMA)
-        if self.rise_sigma is not None:
-            _in_range("rise_sigma", self.rise_sigma, 0.0, WIDEST_SIGMA)
+        for name in ("rise_sigma", "smooth_skin_rise_sigma"):
+            if (sigma := getattr(self, name)) is not None:
+                _in_range(name, sigma, 0.0, WIDEST_SIGMA)
         _in_range("chroma", self.chroma, 0.0, 1.0)
         _in_range("amplitude", self.amplitude, 0.0, 1.0)
-        _in_range("smooth_skin_factor", self.smooth_skin_factor, 1.0, 100.0)
+        if self.smooth_skin_amplitude is not None:
+            _in_range("smooth_skin_amplitude", self.smooth_skin_amplitude, 0.0, 1.0)
         _check_names(self.zones, "zones", allow_empty=False)
         if isinstance(self.condition, LearnedCondition):
             for zone in self.zones:

@@ -298,9 +298,10 @@ def zone_change(
     else:
         difference = matched_change(result, crop.pixels, mask)
         difference += missing_grain(result, crop.pixels, mask, seed=ZONES.index(crop.zone))
-    sigma = detail_width(before, target, settings.detail_sigma, settings.rise_sigma)
+    widths = (settings.detail_sigma, settings.rise_sigma, settings.smooth_skin_rise_sigma)
+    sigma = detail_width(before, target, *widths)
     difference = confine_to_detail(difference, crop.pixels, mask, sigma, settings.chroma)
-    return difference * change_share(before, target, settings.amplitude, settings.smooth_skin_factor)
+    return difference * change_share(before, target, settings.amplitude, settings.smooth_skin_amplitude)
 
 
 def _keep(picture: np.ndarray, face: PreparedFace, names: Sequence[str]) -> None:

@@ -12,10 +12,10 @@ A checkpoint is a folder of components, each a folder with ``config.json`` and s
 
 ``model_index.json`` of this project has ``"_class": "agesdk-ldla"`` and may set what the folder's modules do
 not tell: ``name``, ``version``, ``mode``, ``paste``, ``crop_size``, ``blur_sigma``, ``detail_sigma``,
-``rise_sigma``, ``chroma``, ``amplitude``, ``smooth_skin_factor``, ``zones``, ``defaults``, ``templates``,
-``zone_names``, ``calibration``, ``score_calibration``, ``provenance`` (an object; ``recipe``, ``data`` and
-``licences`` are the usual keys). A file without that class, as diffusers writes it, says nothing to the
-export. Pickled weights are never read.
+``rise_sigma``, ``smooth_skin_rise_sigma``, ``chroma``, ``amplitude``, ``smooth_skin_amplitude``, ``zones``,
+``defaults``, ``templates``, ``zone_names``, ``calibration``, ``score_calibration``, ``provenance`` (an
+object; ``recipe``, ``data`` and ``licences`` are the usual keys). A file without that class, as diffusers
+writes it, says nothing to the export. Pickled weights are never read.
 """
 
 from __future__ import annotations

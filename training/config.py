@@ -75,12 +75,14 @@ class ModelConfig:
     """Residual paste: shading coarser than this stays the source's, crop pixels; 0 is off."""
     rise_sigma: float | None = None
     """The same where a score rises; None: as ``detail_sigma``."""
+    smooth_skin_rise_sigma: float | None = None
+    """The same where the score of smooth skin rises; None: as ``rise_sigma``."""
     chroma: float = 1.0
     """Residual paste: share of changes of hue that is pasted, 0..1."""
     amplitude: float = 1.0
     """Share of a change towards a higher score that is pasted, 0..1."""
-    smooth_skin_factor: float = 1.0
-    """How much more of it is kept back on the smoothest skin, at least 1."""
+    smooth_skin_amplitude: float | None = None
+    """The same on smooth skin; None: as ``amplitude``."""
     unet: dict[str, Any] = field(default_factory=dict)
     """Options of a new SmallUNet (without ``checkpoint``)."""
     condition_encoder: dict[str, Any] = field(default_factory=dict)
@@ -99,12 +101,13 @@ class ModelConfig:
             )
         widest = f"{WIDEST_SIGMA:g}"
         _require(0.0 < self.blur_sigma <= WIDEST_SIGMA, "blur_sigma", f"must be positive, at most {widest}")
-        for name in ("detail_sigma", "rise_sigma"):
+        for name in ("detail_sigma", "rise_sigma", "smooth_skin_rise_sigma"):
             sigma = getattr(self, name)
             _require(sigma is None or 0.0 <= sigma <= WIDEST_SIGMA, name, f"must lie in 0..{widest}")
         _require(0.0 <= self.chroma <= 1.0, "chroma", "must lie in 0..1")
-        _require(0.0 <= self.amplitude <= 1.0, "amplitude", "must lie in 0..1")
-        _require(1.0 <= self.smooth_skin_factor <= 100.0, "smooth_skin_factor", "must lie in 1..100")
+        for name in ("amplitude", "smooth_skin_amplitude"):
+            share = getattr(self, name)
+            _require(share is None or 0.0 <= share <= 1.0, name, "must lie in 0..1")
 
 
 @dataclass(frozen=True)

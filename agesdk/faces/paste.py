@@ -24,8 +24,8 @@ FINEST_SHARE = 0.8
 FULL_RISE = 0.25
 """Rise of a score from which on a change is pasted as one that only adds: `change_share`, `detail_width`."""
 
-WRINKLED = 0.5
-"""Score from which on skin is not smooth: nothing more of a rise is kept back than `change_share` is told."""
+SMOOTH, WRINKLED = 0.35, 0.6
+"""Scores up to which skin is smooth and from which on it is not: `change_share`, `detail_width`."""
 
 _HUE_FLOOR = 4.0
 """Levels squared: hues that differ by less are rounding, not colour."""
@@ -106,14 +106,13 @@ def _hue(change: np.ndarray, colour: np.ndarray, grey: np.ndarray) -> np.ndarray
 
 
 def change_share(
-    before: float, target: float, amplitude: float, smooth_skin_factor: float = 1.0
+    before: float, target: float, amplitude: float, smooth_skin_amplitude: float | None = None
 ) -> np.float32:
     """Share of a change that is pasted: all of it where the score falls, ``amplitude`` of it where it rises.
 
-    Guidance makes added lines deeper than skin has them, and on smooth skin they look drawn: there more is
-    kept back, unless the amplitude is 1 and nothing is. Between falling and rising the share is linear up to
-    a rise of `FULL_RISE`, so that a target just above the present score does not look different from one just
-    below.
+    Guidance makes added lines deeper than skin has them, and on smooth skin they look drawn: there less is
+    pasted. Between falling and rising the share is linear up to a rise of `FULL_RISE`, so that a target just
+    above the present score does not look different from one just below.
 
     Parameters
     ----------
@@ -121,22 +120,30 @@ def change_share(
         Scores in 0..1.
     amplitude:
         0..1.
-    smooth_skin_factor:
-        At least 1. How much more of a rise is kept back on skin of score 0; falls to 1 at `WRINKLED`.
+    smooth_skin_amplitude:
+        0..1, the amplitude on skin of score 0; from there to `WRINKLED` it is linear. None: the same
+        everywhere.
     """
-    rise = _rise(before, target)
-    wrinkled = min(before / WRINKLED, 1.0)
-    kept_back = (1.0 - amplitude) * (smooth_skin_factor + (1.0 - smooth_skin_factor) * wrinkled)
-    return np.float32(max(0.0, 1.0 - kept_back * rise))
+    if smooth_skin_amplitude is not None:
+        wrinkled = min(before / WRINKLED, 1.0)
+        amplitude = smooth_skin_amplitude + wrinkled * (amplitude - smooth_skin_amplitude)
+    return np.float32(1.0 - (1.0 - amplitude) * _rise(before, target))
 
 
-def detail_width(before: float, target: float, sigma: float, rise_sigma: float | None) -> float:
+def detail_width(
+    before: float,
+    target: float,
+    sigma: float,
+    rise_sigma: float | None,
+    smooth_skin_rise_sigma: float | None = None,
+) -> float:
     """Width for `confine_to_detail`, in crop pixels: ``sigma`` where the score falls, ``rise_sigma`` where it
     rises.
 
-    Taking a fold away means taking its shading away; adding wrinkles needs their lines only, and shading
-    added to skin that has none changes whose face it is. Between the two the inverse of the width is linear
-    up to a rise of `FULL_RISE`; beyond `WIDEST_SIGMA` it is 0.
+    Taking a fold away means taking its shading away. Deepening wrinkles deepens some of it, but smooth skin
+    gets lines only: shading added to skin that has none changes whose face it is. Between a fall and a rise
+    of `FULL_RISE`, and between skin of the scores `SMOOTH` and `WRINKLED`, the inverse of the width is
+    linear; a width beyond `WIDEST_SIGMA` is 0.
 
     Parameters
     ----------
@@ -144,11 +151,15 @@ def detail_width(before: float, target: float, sigma: float, rise_sigma: float |
         Scores in 0..1.
     sigma, rise_sigma:
         Crop pixels, up to `WIDEST_SIGMA`; 0: no limit. ``rise_sigma`` None: ``sigma`` for both.
+    smooth_skin_rise_sigma:
+        ``rise_sigma`` on smooth skin. None: the same.
     """
-    if rise_sigma is None:
-        return sigma
+    added = _inverse(sigma if rise_sigma is None else rise_sigma)
+    if smooth_skin_rise_sigma is not None:
+        wrinkled = min(max((before - SMOOTH) / (WRINKLED - SMOOTH), 0.0), 1.0)
+        added = wrinkled * added + (1.0 - wrinkled) * _inverse(smooth_skin_rise_sigma)
     rise = _rise(before, target)
-    width = _inverse((1.0 - rise) * _inverse(sigma) + rise * _inverse(rise_sigma))
+    width = _inverse((1.0 - rise) * _inverse(sigma) + rise * added)
     return width if width <= WIDEST_SIGMA else 0.0
 
 

@@ -71,9 +71,10 @@ def small_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "blur_sigma": 5.0,
         "detail_sigma": 9.0,
         "rise_sigma": 2.0,
+        "smooth_skin_rise_sigma": 1.5,
         "chroma": 0.5,
         "amplitude": 0.75,
-        "smooth_skin_factor": 1.5,
+        "smooth_skin_amplitude": 0.5,
         "defaults": {"steps": 8, "strength": 0.75, "guidance_scale": 2.0},
         "provenance": {"recipe": "none", "data": "noise", "licences": ["weights: Apache-2.0"]},
     }

@@ -39,7 +39,7 @@ def test_settings_come_from_the_checkpoint_and_the_calibration_file(bundle: Bund
     assert isinstance(settings, ZoneAgingSettings)
     assert (bundle.manifest.name, bundle.manifest.version) == ("small test model", "7")
     assert (settings.mode, settings.paste) == ("conditioned", "residual")
-    assert [getattr(settings, name) for name in PASTE_SETTINGS] == [5.0, 9.0, 2.0, 0.5, 0.75, 1.5]
+    assert [getattr(settings, name) for name in PASTE_SETTINGS] == [5.0, 9.0, 2.0, 1.5, 0.5, 0.75, 0.5]
     assert (settings.defaults.steps, settings.defaults.strength) == (8, 0.75)
     assert settings.scheduler.prediction_type == "v_prediction"
     assert settings.scheduler.timestep_spacing == "trailing"

@@ -220,12 +220,12 @@ def test_finest_detail_is_taken_only_where_a_zone_becomes_younger() -> None:
 
 def test_the_share_of_a_change_is_whole_downwards_and_smaller_on_smooth_skin_upwards() -> None:
     assert change_share(0.8, 0.1, 0.7) == change_share(0.4, 0.4, 0.7) == 1.0
-    assert change_share(0.5, 0.95, 0.7) == pytest.approx(0.7)
+    assert change_share(0.6, 0.95, 0.7, 0.1) == pytest.approx(0.7)
     assert change_share(0.0, 0.95, 0.9) == pytest.approx(0.9)
-    assert change_share(0.0, 0.95, 0.9, 2.5) == pytest.approx(1.0 - 0.1 * 2.5)
-    assert change_share(0.25, 0.95, 0.9, 2.5) == pytest.approx(1.0 - 0.1 * 1.75)
-    assert change_share(0.0, 0.95, 1.0, 2.5) == 1.0 and change_share(0.0, 0.95, 0.0, 2.5) == 0.0
-    shares = [change_share(0.3, target, 0.7, 2.5) for target in np.linspace(0.3, 1.0, 15)]
+    assert change_share(0.0, 0.95, 0.9, 0.4) == pytest.approx(0.4)
+    assert change_share(0.3, 0.95, 0.9, 0.4) == pytest.approx(0.65)
+    assert change_share(0.9, 0.95, 1.0, 0.0) == change_share(0.1, 0.1, 0.0, 0.0) == 1.0
+    shares = [change_share(0.3, target, 0.7, 0.4) for target in np.linspace(0.3, 1.0, 15)]
     assert all(b <= a for a, b in itertools.pairwise(shares)) and shares[0] == 1.0
 
 
@@ -237,5 +237,10 @@ def test_what_only_adds_is_confined_to_finer_detail_than_what_takes_away() -> No
     # 0 is no limit, at either end.
     assert detail_width(0.1, 0.9, 10.0, 0.0) == 0.0 and detail_width(0.9, 0.1, 0.0, 4.0) == 0.0
     assert detail_width(0.4, 0.525, 0.0, 4.0) == pytest.approx(8.0)
+    # Smooth skin has a width of its own.
+    assert detail_width(0.35, 0.9, 10.0, 5.0, 2.5) == pytest.approx(2.5)
+    assert detail_width(0.6, 0.9, 10.0, 5.0, 2.5) == pytest.approx(5.0)
+    assert detail_width(0.475, 0.9, 10.0, 5.0, 2.5) == pytest.approx(2.0 / (1.0 / 5.0 + 1.0 / 2.5))
+    assert detail_width(0.1, 0.9, 10.0, None, 2.5) == pytest.approx(2.5)
     # A width without bound would take seconds to blur by.
     assert detail_width(0.4, 0.4 + 1e-6, 0.0, 4.0) == 0.0

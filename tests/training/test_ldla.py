@@ -107,7 +107,7 @@ def test_run_leaves_a_complete_checkpoint_with_averaged_weights(
             stages=stages,
             report=report,
             inference={"steps": 4, "strength": 0.5, "guidance_scale": 2.0},
-            model={"rise_sigma": 3.0, "smooth_skin_factor": 2.0},
+            model={"rise_sigma": 3.0, "smooth_skin_amplitude": 0.5},
             provenance={"data": "noise"},
         )
     )
@@ -124,7 +124,7 @@ def test_run_leaves_a_complete_checkpoint_with_averaged_weights(
         assert all(torch.equal(saved[name], shadow[prefix + name]) for name in saved)
     index = json.loads((folder / "model_index.json").read_text())
     assert (index["_class"], index["mode"], index["paste"]) == ("agesdk-ldla", "conditioned", "residual")
-    assert (index["detail_sigma"], index["rise_sigma"], index["smooth_skin_factor"]) == (0.0, 3.0, 2.0)
+    assert (index["detail_sigma"], index["rise_sigma"], index["smooth_skin_amplitude"]) == (0.0, 3.0, 0.5)
     assert index["defaults"]["guidance_scale"] == 2.0 and index["provenance"]["steps"] == 2
     assert index["provenance"]["data"] == "noise"
     assert str(tmp_path) not in json.dumps(index["provenance"]), "a published file names a machine's folders"

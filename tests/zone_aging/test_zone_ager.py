@@ -67,7 +67,10 @@ def test_where_a_score_rises_shading_is_held_back_and_where_it_falls_it_is_not(s
 
     assert depth(0.8, 0.2) > 20.0 > 10.0 > depth(0.2, 0.8) > 0.0
     assert depth(0.2, 0.8, rise_sigma=None) == pytest.approx(depth(0.8, 0.2), rel=1e-3)
-    less = depth(0.0, 0.8, amplitude=0.9, smooth_skin_factor=3.0)
+    assert depth(0.2, 0.8, rise_sigma=9.0, smooth_skin_rise_sigma=2.0) == pytest.approx(
+        depth(0.2, 0.8), rel=1e-3
+    )
+    less = depth(0.0, 0.8, amplitude=0.9, smooth_skin_amplitude=0.7)
     assert less == pytest.approx(0.7 * depth(0.0, 0.8), rel=1e-4)
 
 
