@@ -62,8 +62,8 @@ def new_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
 
     Until then it lies beside ``path`` under a temporary name; what its files hold is on the disk before it is
     renamed. A folder that lay at ``path`` is replaced as a whole; a link to one is followed. An error in the
-    block or while renaming, an interrupt included, leaves ``path`` as it was and nothing beside it. Missing
-    parent folders are made.
+    block or while renaming, an interrupt included, leaves at ``path`` what was there or all that is new, and
+    nothing beside it. Missing parent folders are made.
 
     Raises
     ------
@@ -71,17 +71,18 @@ def new_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
         The folder can not be made or renamed, or a file has its name. Where the folder that lay at ``path``
         could not get its name back, the error says where it is.
     """
-    path = Path(os.path.realpath(path))
-    if not path.name or (path.exists() and not path.is_dir()):
-        why = "it is a file" if path.name else "it is the root of the file system"
-        raise OutputError(f"{path} can not be written", why, "Give the name of a folder")
-    token = secrets.token_hex(6)
-    temporary, old = (path.with_name(f".{path.name[:100]}.{token}.{end}") for end in ("tmp", "old"))
     try:
+        path = Path(os.path.realpath(path))
+        if not path.name or (path.exists() and not path.is_dir()):
+            why = "it is a file" if path.name else "it is the root of the file system"
+            raise OutputError(f"{path} can not be written", why, "Give the name of a folder")
+        token = secrets.token_hex(6)
+        temporary, old = (path.with_name(f".{path.name[:100]}.{token}.{end}") for end in ("tmp", "old"))
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary.mkdir()
-    except OSError as error:
-        raise OutputError(f"{path} can not be written", error.strerror or str(error)) from None
+    except (OSError, ValueError) as error:
+        why = getattr(error, "strerror", None) or str(error)
+        raise OutputError(f"{path} can not be written", why) from None
     try:
         yield temporary
         try:

@@ -86,7 +86,7 @@ class LifespanAger:
         BackendError
             The backend or provider is not available; there is no silent fallback.
         UsageError
-            There is no such backend, provider or precision.
+            No such backend, provider or precision; a provider of a native backend; threads below 1.
         """
         model = LifespanModel.open(bundle, backend, provider, threads, text, precision)
         return cls(model, lambda: FaceAnalyzer.load(None, backend, provider, threads), low_memory)

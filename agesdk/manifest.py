@@ -297,9 +297,10 @@ class ZoneAgingSettings:
     what is pasted to detail: shading coarser than ``detail_sigma`` stays the source's, and changes of hue are
     scaled by ``chroma``; a wrinkle is a fine change of lightness. ``rise_sigma`` takes the place of
     ``detail_sigma`` where a score rises (None: the same), and ``amplitude`` (0..1) scales what is pasted
-    there; ``smooth_skin_rise_sigma`` and ``smooth_skin_amplitude`` take theirs on smooth skin (None: the
-    same). ``calibration[zone]`` maps a wanted target in 0..1 to the score fed to the model,
-    ``score_calibration[zone]`` the output of ScoreNet to a score in 0..1; an absent zone means identity.
+    there; ``smooth_skin_rise_sigma`` takes the place of the one on smooth skin, ``smooth_skin_amplitude``
+    that of the other on skin of score 0 (None: the same). ``calibration[zone]`` maps a wanted target in 0..1
+    to the score fed to the model, ``score_calibration[zone]`` the output of ScoreNet to a score in 0..1; an
+    absent zone means identity.
     ``source_calibration[zone]``, curves by the score before, takes the place of ``calibration[zone]``:
     between two of them it is linear, before the first and after the last constant.
     """

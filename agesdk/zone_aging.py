@@ -84,7 +84,7 @@ class ZoneAger:
         BackendError
             The backend or provider is not available; there is no silent fallback.
         UsageError
-            There is no such backend, provider or precision.
+            No such backend, provider or precision; a provider of a native backend; threads below 1.
         """
         model = ZoneModel.open(bundle, backend, provider, threads, precision)
         return cls(model, lambda: FaceAnalyzer.load(None, backend, provider, threads))

@@ -115,5 +115,6 @@ def test_a_link_is_followed_and_a_file_is_left_alone(tmp_path: Path) -> None:
 
 def test_a_place_that_can_not_be_written_is_told(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    with pytest.raises(OutputError, match="can not be written"), new_folder(tmp_path / "file" / "t"):
-        pass
+    for place in (tmp_path / "file" / "t", tmp_path / ("a" * 300), f"{tmp_path}/a\0b"):
+        with pytest.raises(OutputError, match="can not be written"), new_folder(place):
+            pass

@@ -105,15 +105,16 @@ def inverted_by_target(
     targets:
         In 0..1, rising.
     """
-    wanted: list[float] = []
+    known: list[tuple[float, float]] = []
     for column, target in enumerate(TARGETS):
         answers = np.array([np.interp(target, targets, row) for row in response])
-        if _responds(answers) or not wanted:
-            wanted.append(inverted(answers, conditions)[column][1])
-        else:  # nothing of the change is pasted for this target, so any condition does
-            wanted.append(wanted[-1])
-    # The curve rises, whatever noise is in the answers for two targets.
-    rising = isotonic(np.array(wanted))
+        if _responds(answers):
+            known.append((target, inverted(answers, conditions)[column][1]))
+    if not known:
+        return [[float(target), float(target)] for target in TARGETS]
+    # Where the answers do not depend on the condition, as where nothing of a change is pasted, that of the
+    # nearest targets does. The curve rises, whatever noise is in the answers for two targets.
+    rising = isotonic(np.interp(TARGETS, *np.transpose(known)))
     return [[float(target), round(float(value), 4)] for target, value in zip(TARGETS, rising, strict=True)]
 
 

@@ -82,7 +82,7 @@ class ModelConfig:
     amplitude: float = 1.0
     """Share of a change towards a higher score that is pasted, 0..1."""
     smooth_skin_amplitude: float | None = None
-    """The same on smooth skin; None: as ``amplitude``."""
+    """The same on skin of score 0; None: as ``amplitude``."""
     unet: dict[str, Any] = field(default_factory=dict)
     """Options of a new SmallUNet (without ``checkpoint``)."""
     condition_encoder: dict[str, Any] = field(default_factory=dict)

@@ -64,7 +64,7 @@ def read_index(faces: Path, ages: bool = True) -> list[Portrait]:
         rows = list(csv.DictReader(f))
     if not rows or "file" not in rows[0] or (ages and "age" not in rows[0]):
         raise UsageError(f"'{path}' needs rows, with the column 'file'" + (" and 'age'." if ages else "."))
-    return [
+    portraits = [
         Portrait(
             row["file"],
             row.get("source") or "unknown",
@@ -74,6 +74,12 @@ def read_index(faces: Path, ages: bool = True) -> list[Portrait]:
         )
         for line, row in enumerate(rows, start=2)
     ]
+    for line, portrait in enumerate(portraits, start=2):
+        if not 0.0 < portrait.native_px < float("inf"):
+            raise UsageError(
+                f"'{path}', line {line}: native_px is {portrait.native_px:g}, not a size in pixels."
+            )
+    return portraits
 
 
 def _number(path: Path, line: int, column: str, text: str) -> float:
@@ -207,13 +213,21 @@ def prepare(faces: Path, out: Path, scores_csv: Path | None = None) -> None:
 
 def _read_scores(path: Path) -> dict[tuple[str, str], float]:
     """Scores in 0..1 by file and zone, from a CSV with the columns file, zone and score."""
-    with open(path, newline="") as f:
-        rows = list(csv.DictReader(f))
+    try:
+        with open(path, newline="", encoding="utf-8") as f:
+            rows = list(csv.DictReader(f))
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"'{path}' can not be read", str(error)) from None
     if not rows or not {"file", "zone", "score"} <= rows[0].keys():
         raise UsageError(f"'{path}' needs the columns 'file', 'zone' and 'score'.")
+    names = [zone.name for zone in ZONES]
     given = {}
     for line, row in enumerate(rows, start=2):
-        value = _number(path, line, "score", row["score"])
+        value = _number(path, line, "score", row["score"] or "")
+        if row["zone"] not in names:
+            raise UsageError(
+                f"'{path}', line {line}: {row['zone']!r} is no zone.", fix=f"Zones are {', '.join(names)}."
+            )
         if not 0.0 <= value <= 1.0:
             raise UsageError(f"'{path}', line {line}: score {value:g} is outside 0..1.")
         given[(row["file"], row["zone"])] = value

@@ -78,7 +78,7 @@ class FaceAnalyzer:
 
         Raises
         ------
-        BundleError, BackendError
+        BundleError, BackendError, UsageError
         """
         if not isinstance(bundle, Bundle):
             bundle = Bundle.open(bundle, kind="face-analysis")

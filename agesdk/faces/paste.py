@@ -25,7 +25,8 @@ FULL_RISE = 0.25
 """Rise of a score from which on a change is pasted as one that only adds: `change_share`, `detail_width`."""
 
 SMOOTH, WRINKLED = 0.35, 0.6
-"""Scores up to which skin is smooth and from which on it is not: `change_share`, `detail_width`."""
+"""The score up to which `detail_width` counts skin as smooth, and that from which on nothing does; what
+`change_share` keeps back falls all the way from 0 to WRINKLED."""
 
 _HUE_FLOOR = 4.0
 """Levels squared: hues that differ by less are rounding, not colour."""

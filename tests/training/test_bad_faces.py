@@ -57,6 +57,14 @@ def test_a_users_own_scores_need_no_ages(tmp_path: Path) -> None:
     scores.write_text("file,zone,score\na.png,forehead,0.25\na.png,glabella,1.5\n", "utf-8")
     with pytest.raises(UsageError, match=r"line 3: score 1\.5"):
         prepare(folder, tmp_path / "out", scores)
+    scores.write_text("file,zone,score\na.png,crows_feet,0.5\n", "utf-8")
+    with pytest.raises(UsageError, match=r"line 2: 'crows_feet' is no zone.*crows_feet_left"):
+        prepare(folder, tmp_path / "out", scores)
+    scores.write_text("file,zone,score\na.png,forehead\n", "utf-8")
+    with pytest.raises(UsageError, match="line 2: score is '', not a number"):
+        prepare(folder, tmp_path / "out", scores)
+    with pytest.raises(UsageError, match="can not be read"):
+        prepare(folder, tmp_path / "out", tmp_path / "none.csv")
     assert not (tmp_path / "out").exists()
     scores.write_text("file,zone,score\na.png,forehead,0.25\n", "utf-8")
     prepare(folder, tmp_path / "out", scores)

@@ -88,3 +88,5 @@ def test_a_target_for_which_nothing_is_pasted_gets_the_condition_of_the_one_befo
     curve = dict(map(tuple, inverted_by_target(response, list(conditions), (0.4, 0.5))))
     assert curve[0.4] == pytest.approx(0.4, abs=0.01)
     assert curve[0.5] == curve[1.0] == curve[0.4]
+    flat = inverted_by_target(np.full((11, 2), 0.4), list(conditions), (0.4, 0.5))
+    assert all(target == condition for target, condition in flat)
