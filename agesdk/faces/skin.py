@@ -159,21 +159,21 @@ def _frames(crop: np.ndarray, landmarks: np.ndarray, tone: SkinTone) -> np.ndarr
     """1 on thin things far brighter or darker than what is around them, float32 [size, size]: frames, hair.
     None if there are none.
 
-    The contrast is relative, a difference of log-luminance: most wrinkles stay below 0.35, frames reach 1.
-    The folds of old skin do not, but light in a fold comes from skin and leaves it as red as skin or redder.
-    So from between the brows down a dark line of that hue is skin, unless it is as dark as frames are where
-    frames can be.
+    The contrast is relative, a difference of log-luminance: most wrinkles stay below 0.35, most highlights on
+    dark skin below 0.55, and frames reach 1. The folds of old skin are deeper, but light in a fold comes from
+    skin and leaves it as red as skin or redder. So a dark line of that hue is skin, unless it is as dark as
+    frames and hair are.
     """
     size = crop.shape[0]
     luminance = np.log(cv2.cvtColor(crop, cv2.COLOR_RGB2GRAY).astype(np.float32) + 8.0)
     fine = cv2.GaussianBlur(luminance, (0, 0), size / 128)
     contrast = fine - smooth(luminance, size / 20)
-    strong = np.abs(contrast) > 0.42
+    strong = (contrast < -0.42) | (contrast > 0.55)
     if not strong.any():
         return None
-    height = _height(landmarks, size)
-    fold = (contrast < 0.0) & ((height > 0.55) | ((height > -0.3) & (contrast > -0.7)))
-    strong &= ~(fold & (_redness(crop) > _redness(tone.rgb()) - 0.1))
+    deepest = np.where(_height(landmarks, size) > 0.55, np.float32(-0.9), np.float32(-0.7))
+    fold = (contrast < 0.0) & (contrast > deepest)
+    strong &= ~(fold & _is_red_as(crop, tone))
     grown = cv2.dilate(strong.astype(np.float32), cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (5, 5)))
     return np.asarray(cv2.GaussianBlur(grown, (0, 0), size / 90), np.float32)
 
@@ -186,10 +186,18 @@ def _height(landmarks: np.ndarray, size: int) -> np.ndarray:
     return np.asarray(x + y[:, None], np.float32)
 
 
-def _redness(picture: np.ndarray) -> np.ndarray:
-    """log(red / green), which shade does not change, float32 [H, W], of RGB [H, W, 3] in 0..255."""
-    soft = cv2.GaussianBlur(picture.astype(np.float32), (0, 0), max(picture.shape[0] / 128, 0.1)) + 8.0
-    return np.asarray(np.log(soft[..., 0] / soft[..., 1]))
+def _is_red_as(crop: np.ndarray, tone: SkinTone) -> np.ndarray:
+    """Whether each pixel is about as red as skin in as much shade, bool [size, size]; grey never is.
+
+    Shade scales red and green alike, so the skin's colour is scaled to the pixel's lightness. No blur: it
+    would give a hair the red of the skin beside it.
+    """
+    red, green, blue = tone.rgb()[0, 0]
+    lightness = 0.299 * red + 0.587 * green + 0.114 * blue
+    shade = cv2.cvtColor(crop, cv2.COLOR_RGB2GRAY) / np.float32(max(lightness, 1.0))
+    skin = np.log((shade * red + 8.0) / (shade * green + 8.0))
+    pixels = crop.astype(np.float32) + 8.0
+    return np.asarray(np.log(pixels[..., 0] / pixels[..., 1]) > np.maximum(skin - 0.1, 0.03))
 
 
 def blur_inside(crop: np.ndarray, mask: np.ndarray, sigma: float) -> np.ndarray:
