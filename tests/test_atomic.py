@@ -10,6 +10,12 @@ from agesdk.atomic import new_folder
 from agesdk.errors import OutputError
 
 
+def occupy(folder: Path) -> None:
+    """Something that lies where the new folder is to be."""
+    (folder / "t").mkdir()
+    (folder / "t" / "old").touch()
+
+
 def test_a_folder_takes_its_name_when_all_is_written(tmp_path: Path) -> None:
     target = tmp_path / "made" / "here"
     with new_folder(target) as folder:
@@ -20,8 +26,7 @@ def test_a_folder_takes_its_name_when_all_is_written(tmp_path: Path) -> None:
 
 
 def test_what_was_there_is_replaced_as_a_whole(tmp_path: Path) -> None:
-    (tmp_path / "t").mkdir()
-    (tmp_path / "t" / "old").touch()
+    occupy(tmp_path)
     with new_folder(tmp_path / "t") as folder:
         (folder / "new").touch()
         assert (tmp_path / "t" / "old").exists()
@@ -31,8 +36,7 @@ def test_what_was_there_is_replaced_as_a_whole(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
 def test_an_error_or_interrupt_leaves_all_as_it_was(tmp_path: Path, error: type[BaseException]) -> None:
-    (tmp_path / "t").mkdir()
-    (tmp_path / "t" / "old").touch()
+    occupy(tmp_path)
     with pytest.raises(error), new_folder(tmp_path / "t") as folder:
         (folder / "new").touch()
         raise error
@@ -42,8 +46,7 @@ def test_an_error_or_interrupt_leaves_all_as_it_was(tmp_path: Path, error: type[
 def test_a_rename_that_fails_puts_back_what_was_there(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (tmp_path / "t").mkdir()
-    (tmp_path / "t" / "old").touch()
+    occupy(tmp_path)
     rename = Path.rename
 
     def refused(self: Path, target: Path) -> Path:
@@ -62,8 +65,7 @@ def test_a_rename_that_fails_puts_back_what_was_there(
 def test_an_interrupt_while_renaming_loses_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int, after: bool
 ) -> None:
-    (tmp_path / "t").mkdir()
-    (tmp_path / "t" / "old").touch()
+    occupy(tmp_path)
     rename, calls = Path.rename, iter(range(9))
 
     def interrupted(self: Path, target: Path) -> Path:
@@ -83,8 +85,7 @@ def test_an_interrupt_while_renaming_loses_nothing(
 
 
 def test_what_can_not_be_put_back_is_kept_and_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "t").mkdir()
-    (tmp_path / "t" / "old").touch()
+    occupy(tmp_path)
     rename = Path.rename
 
     def refused(self: Path, target: Path) -> Path:

@@ -192,9 +192,10 @@ def _is_red_as(crop: np.ndarray, tone: SkinTone) -> np.ndarray:
     Shade scales red and green alike, so the skin's colour is scaled to the pixel's lightness. No blur: it
     would give a hair the red of the skin beside it.
     """
-    red, green, blue = tone.rgb()[0, 0]
-    lightness = 0.299 * red + 0.587 * green + 0.114 * blue
-    shade = cv2.cvtColor(crop, cv2.COLOR_RGB2GRAY) / np.float32(max(lightness, 1.0))
+    colour = tone.rgb()
+    red, green, _ = colour[0, 0]
+    lightness = np.maximum(cv2.cvtColor(colour, cv2.COLOR_RGB2GRAY), 1.0)
+    shade = cv2.cvtColor(crop, cv2.COLOR_RGB2GRAY) / lightness
     skin = np.log((shade * red + 8.0) / (shade * green + 8.0))
     pixels = crop.astype(np.float32) + 8.0
     return np.asarray(np.log(pixels[..., 0] / pixels[..., 1]) > np.maximum(skin - 0.1, 0.03))
