@@ -33,6 +33,10 @@ CERTAIN = 0.8
 """Score from which on a face is taken for one without doubt. Upright faces reach 0.9; an upside-down one can
 pass for an upright one, and folds of cloth for a face, but their scores stay below."""
 
+SURE_MESH = 0.99
+"""Presence that the mesh needs where the score is not certain. Right meshes have 0.998, even of small and
+turned faces; those found in the mouth of a face thrown back, or on a face upside down, mostly less."""
+
 # Beside the largest face, all faces of at least this share of its size are looked for.
 _COMPANION = 0.4
 # A face that is small in its window is placed badly and scores less than in the windows of the next level.
@@ -159,7 +163,7 @@ class FaceAnalyzer:
         return [
             self._face(mesh, float(score))
             for mesh, score in zip(meshes, detections.score)
-            if mesh.presence >= self._threshold
+            if mesh.presence >= (self._threshold if score >= CERTAIN else max(self._threshold, SURE_MESH))
         ]
 
     def _face(self, mesh: Mesh, score: float) -> Face:
@@ -198,7 +202,7 @@ def select_face(
     if not faces:
         raise FaceError(
             "The picture shows no face.",
-            fix=f"Use a picture in which the face is at least {min_size:.0f} pixels high.",
+            fix=f"Use a picture in which a face of at least {min_size:.0f} pixels looks towards the camera.",
         )
     if index is not None and (not isinstance(index, (int, np.integer)) or not 0 <= index < len(faces)):
         raise FaceError(

@@ -1,6 +1,8 @@
 import dataclasses
 import logging
 import tracemalloc
+from types import SimpleNamespace
+from typing import Any, cast
 
 import cv2
 import numpy as np
@@ -9,7 +11,9 @@ import pytest
 from agesdk.bundle import Bundle
 from agesdk.errors import BundleError, FaceError, ImageError
 from agesdk.faces import Face, FaceAnalyzer, Pose, select_face
+from agesdk.faces.detector import Detections
 from agesdk.faces.frames import cut, make_frame
+from agesdk.faces.landmarks import Mesh
 
 
 def placed(
@@ -161,6 +165,23 @@ def test_a_doubtful_face_is_only_taken_when_there_is_no_other(face: Face) -> Non
     assert select_face([doubtful]) is doubtful
     tiny, turned = changed(face, 40.0, 0.0), changed(face, 150.0, 70.0)
     assert select_face([doubtful, turned, tiny]) is doubtful
+
+
+@pytest.mark.parametrize(
+    "score, presence, kept", [(0.71, 0.65, False), (0.71, 0.9999, True), (0.9, 0.65, True), (0.9, 0.4, False)]
+)
+def test_a_doubtful_detection_needs_a_mesh_that_fits(
+    face: Face, score: float, presence: float, kept: bool
+) -> None:
+    """In a face thrown back, mouth open, another one was found on its side in the mouth: 0.71 and 0.65."""
+    one = Detections(np.zeros((1, 2)), np.array([100.0]), np.array([score]), np.zeros((1, 6, 2)))
+    none = one.take(np.zeros(1, bool))
+    detector = SimpleNamespace(levels=lambda *_: [(10.0, none)], turned=lambda _: one)
+    mesh = Mesh(face.landmarks.astype(np.float64), presence)
+    meshes = SimpleNamespace(find=lambda source, regions: [mesh] * len(regions))
+    shape = Bundle.open(None, kind="face-analysis").table("face_shape")
+    analyzer = FaceAnalyzer(cast(Any, detector), cast(Any, meshes), shape["mean_face"])
+    assert len(analyzer.detect(grey(300, 300))) == kept
 
 
 def test_thorough_finds_small_faces_beside_a_large_one(
