@@ -1,17 +1,25 @@
 """``python -m export calibrate BUNDLE --crops ZONES_DIR``: which score to ask for, given the one a crop has.
 
 Held-out crops are aged under a grid of conditions and pasted as the runtime does for a grid of targets, and
-the bundle's own ScoreNet reads what came out. The answers, inverted, are written into the manifest as
-``source_calibration``.
+what came out is read by its wrinkle index (`export.score_reader`). The answers, inverted, are written into
+the manifest as ``source_calibration``. With ``--faces``, the portraits that the crops are of are then aged as
+a whole: zones overlap, and what two of them do to the same skin adds up. The curves ask for so much less, or
+more.
 """
 
 from __future__ import annotations
 
 import argparse
 import logging
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from agesdk.zone_model import ZoneModel
+
+    from .score_reader import ScoreReader
 
 logger = logging.getLogger(__name__)
 
@@ -21,6 +29,9 @@ PASTED_FOR = (0.05, 0.35, 0.65, 0.95)
 
 SOURCES = (0.1, 0.3, 0.5, 0.7, 0.9)
 """Scores before, for each of which a curve is written."""
+
+ASKED = (0.1, 0.3, 0.5, 0.7, 0.9)
+"""Targets that whole faces are aged to."""
 
 FEWEST_CROPS = 12
 """With fewer crops of a kind of zone its calibration stays as it is."""
@@ -39,6 +50,20 @@ def register(subparsers: Any) -> None:
         "--crops", type=Path, required=True, metavar="ZONES_DIR", help="output of training prepare-zones"
     )
     parser.add_argument(
+        "--faces",
+        type=Path,
+        metavar="FACES_DIR",
+        help="the portraits that ZONES_DIR was made of: correct for zones that overlap, with those of the "
+        "validation split",
+    )
+    parser.add_argument(
+        "--reader",
+        choices=("wrinkle-index", "score-net"),
+        default="wrinkle-index",
+        help="what reads the scores of results: the index that scores were made of, or the bundle's ScoreNet "
+        "where scores are a user's own (default: %(default)s)",
+    )
+    parser.add_argument(
         "--count", type=int, default=256, help="crops, of all zones together (default: %(default)s)"
     )
     parser.add_argument("--threads", type=int, help="CPU threads (default: all physical cores)")
@@ -53,24 +78,32 @@ def run(arguments: argparse.Namespace) -> int:
     BundleError
         Not a zone-aging bundle, or altered.
     UsageError
-        No held-out crops.
+        No held-out crops, or FACES_DIR is not what they were made of.
     """
     from agesdk.bundle import Bundle, ZoneAgingSettings, write_manifest
     from agesdk.errors import UsageError
+    from agesdk.zone_model import ZoneModel
+
+    from .score_reader import index_reader, score_net_reader
 
     if arguments.count < 1:
         raise UsageError(f"--count {arguments.count} leaves no crop", fix="Give 1 or more")
     bundle = Bundle.open(arguments.bundle, kind="zone-aging", verify=True)
-    measured = measure(bundle, arguments.crops, arguments.count, arguments.threads)
+    portraits = [] if arguments.faces is None else validation_portraits(arguments.crops, arguments.faces)
+    model = ZoneModel.open(bundle, threads=arguments.threads, precision="fp32")
+    read = index_reader(arguments.crops) if arguments.reader == "wrinkle-index" else score_net_reader(model)
+    measured = measure(model, arguments.crops, read, arguments.count)
     assert isinstance(bundle.settings, ZoneAgingSettings)
     settings = replace(bundle.settings, source_calibration={**bundle.settings.source_calibration, **measured})
+    if portraits:
+        settings = in_faces(bundle, settings, portraits, read, arguments.threads)
     write_manifest(bundle.path, replace(bundle.manifest, settings=settings, files=()))
     logger.info("%s: %d kinds of zones calibrated", bundle.path, len(measured))
     return 0
 
 
-def measure(bundle: Any, folder: Path, count: int, threads: int | None) -> dict[str, Any]:
-    """``source_calibration`` of a bundle's zones with enough crops, measured in fp32."""
+def measure(model: ZoneModel, folder: Path, read: ScoreReader, count: int) -> dict[str, Any]:
+    """``source_calibration`` of a bundle's zones with enough crops."""
     import numpy as np
     from tqdm import tqdm
 
@@ -78,13 +111,11 @@ def measure(bundle: Any, folder: Path, count: int, threads: int | None) -> dict[
     from agesdk.manifest import SourceCurve
     from agesdk.timing import Stopwatch
     from agesdk.zone_aging import zone_change
-    from agesdk.zone_model import ZoneModel
     from agesdk.zone_prepared import complete
     from training.calibrate import inverted_by_target, response_by_source
 
     from .calibration import WAVE, age_crops, fresh, read_sample, scores_of
 
-    model = ZoneModel.open(bundle, threads=threads, precision="fp32")
     settings = model.settings
     sample = read_sample(folder, "val", count, settings.zones, settings.crop_size, seed=0)
     kinds = np.array([crop.zone.kind for crop in sample.crops])
@@ -96,14 +127,12 @@ def measure(bundle: Any, folder: Path, count: int, threads: int | None) -> dict[
         before[rows] = scores_of(model, crops)
         for column, condition in enumerate(CONDITIONS):
             made = age_crops(model, crops, [condition] * len(crops), [start])
-            results = []
-            for crop, result, score in zip(crops, made, before[rows]):
-                for target in PASTED_FOR:
+            for row, (crop, result) in enumerate(zip(crops, made), start):
+                for which, target in enumerate(PASTED_FOR):
                     # All skin of the crop changes: what its own feather leaves out, its neighbours paste.
-                    change = zone_change(crop, result, float(score), target, settings, crop.skin)
+                    change = zone_change(crop, result, float(before[row]), target, settings, crop.skin)
                     pixels = np.clip(np.rint(crop.pixels + crop.skin[..., None] * change), 0, 255)
-                    results.append(replace(fresh(crop), pixels=pixels.astype(np.uint8)))
-            after[rows, column] = np.reshape(scores_of(model, results), (len(crops), len(PASTED_FOR)))
+                    after[row, column, which] = read(crop.zone.kind, pixels.astype(np.uint8), crop.skin)
     curves: dict[str, Any] = {}
     for kind in settings.zones:
         own = kinds == kind
@@ -125,3 +154,63 @@ def measure(bundle: Any, folder: Path, count: int, threads: int | None) -> dict[
             "Give a larger --count, or prepare more faces",
         )
     return curves
+
+
+def validation_portraits(crops: Path, faces: Path) -> list[Path]:
+    """The pictures behind the validation crops of a prepared folder; UsageError where one is missing."""
+    from agesdk.errors import UsageError
+    from training.crop_table import CropTable
+
+    table = CropTable.read(crops)
+    portraits = [faces / file for file in sorted(set(table.file[table.split == "val"].tolist()))]
+    missing = [path for path in portraits if not path.is_file()]
+    if missing or not portraits:
+        raise UsageError(
+            f"{faces} does not hold the validation portraits of {crops}",
+            f"{missing[0]} is missing" if missing else "there are none",
+            "Give the folder that prepare-zones was given",
+        )
+    return portraits
+
+
+def in_faces(
+    bundle: Any, settings: Any, portraits: Sequence[Path], read: ScoreReader, threads: int | None
+) -> Any:
+    """The settings with ``source_calibration`` corrected by what whole faces answer, measured in fp32."""
+    import numpy as np
+    from tqdm import tqdm
+
+    from agesdk.bundle import Bundle
+    from agesdk.errors import FaceError
+    from agesdk.manifest import SourceCurve
+    from agesdk.zone_aging import ZoneAger
+    from training.calibrate import response_by_source, through
+
+    calibrated = Bundle(bundle.path, replace(bundle.manifest, settings=settings))
+    ager = ZoneAger.load(calibrated, threads=threads, precision="fp32")
+    before: dict[str, list[float]] = {kind: [] for kind in settings.source_calibration}
+    after: dict[str, list[list[float]]] = {kind: [] for kind in before}
+    for portrait in tqdm(portraits, unit="face", disable=None):
+        try:
+            face = ager.prepare(portrait)
+        except FaceError as error:
+            logger.warning("%s is left out: %s", portrait.name, error)
+            continue
+        aged = [ager.age(face, target, seed=0).image for target in ASKED]
+        for name, crop in face.crops.items():
+            if (kind := crop.zone.kind) in before:
+                before[kind].append(face.scores[name])
+                after[kind].append([read(kind, crop.retaken(picture).pixels, crop.skin) for picture in aged])
+    curves = dict(settings.source_calibration)
+    for kind, scores in before.items():
+        if len(scores) < FEWEST_CROPS:
+            logger.warning("%s is seen in %d faces and is not corrected", kind, len(scores))
+            continue
+        sources = [entry.score for entry in curves[kind]]
+        response = response_by_source(np.array(scores), np.array(after[kind]), sources)
+        logger.info("%s in faces, from %s: %s", kind, sources, response.round(2).tolist())
+        curves[kind] = tuple(
+            SourceCurve(entry.score, tuple((x, y) for x, y in through(entry.curve, ASKED, row)))
+            for entry, row in zip(curves[kind], response, strict=True)
+        )
+    return replace(settings, source_calibration=curves)

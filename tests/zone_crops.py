@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import csv
+import json
 from pathlib import Path
 
 import numpy as np
 
-from agesdk.faces.zones import ZONES
+from agesdk.faces.zones import ZONE_KINDS, ZONES
 
 _COLUMNS = (
     *("file", "zone", "kind", "side", "score", "age", "source"),
@@ -36,4 +37,7 @@ def save(folder: Path) -> Path:
             writer.writerow(
                 (name, zone.name, zone.kind, zone.side, score, 40, "x", "Peru", split, 40 + n, "0.1", "0.5")
             )
+    index = {"weights": [1.0] * 12, "mean": 0.0, "deviation": 1.0, "spearman_with_age": 0.5}
+    indices = {kind: {"kind": kind, **index} for kind in ZONE_KINDS}
+    (folder / "wrinkle-index.json").write_text(json.dumps(indices), encoding="utf-8")
     return folder

@@ -93,7 +93,7 @@ def steps(faces: Path, out: Path, bundle: Path, scores: Path | None, overrides: 
         ),
         Step(
             "calibrate-bundle",
-            ["calibrate", str(exact), "--crops", str(zones)],
+            ["calibrate", str(exact), "--crops", str(zones), "--faces", str(faces)],
             out / "BUNDLE_CALIBRATED",
             package="export",
         ),
