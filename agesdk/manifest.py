@@ -359,7 +359,8 @@ class ZoneAgingSettings:
 
 @dataclass(frozen=True)
 class FaceAnalysisSettings:
-    """Thresholds in 0..1: confidence of the detector, of the landmarks, and overlap (IoU) of two faces."""
+    """Thresholds in 0..1: confidence of the detector, of the landmarks (more where the detector is in doubt:
+    `agesdk.faces.analyzer.SURE_MESH`), and overlap (IoU) of two faces."""
 
     detector_threshold: float = 0.5
     landmark_threshold: float = 0.5

@@ -2,16 +2,13 @@
 
 Held-out crops are aged under a grid of conditions and pasted as the runtime does for a grid of targets, and
 what came out is read by its wrinkle index (`export.score_reader`). The answers, inverted, are written into
-the manifest as ``source_calibration``. With ``--faces``, the portraits that the crops are of are then aged as
-a whole: zones overlap, and what two of them do to the same skin adds up. The curves ask for so much less, or
-more.
+the manifest as ``source_calibration``.
 """
 
 from __future__ import annotations
 
 import argparse
 import logging
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -30,9 +27,6 @@ PASTED_FOR = (0.05, 0.35, 0.65, 0.95)
 SOURCES = (0.1, 0.3, 0.5, 0.7, 0.9)
 """Scores before, for each of which a curve is written."""
 
-ASKED = (0.1, 0.3, 0.5, 0.7, 0.9)
-"""Targets that whole faces are aged to."""
-
 FEWEST_CROPS = 12
 """With fewer crops of a kind of zone its calibration stays as it is."""
 
@@ -50,17 +44,10 @@ def register(subparsers: Any) -> None:
         "--crops", type=Path, required=True, metavar="ZONES_DIR", help="output of training prepare-zones"
     )
     parser.add_argument(
-        "--faces",
-        type=Path,
-        metavar="FACES_DIR",
-        help="the portraits that ZONES_DIR was made of: correct for zones that overlap, with those of the "
-        "validation split",
-    )
-    parser.add_argument(
         "--reader",
         choices=("wrinkle-index", "score-net"),
         default="wrinkle-index",
-        help="what reads the scores of results: the index that scores were made of, or the bundle's ScoreNet "
+        help="what reads the scores of results: the rank of their wrinkle index, or the bundle's ScoreNet "
         "where scores are a user's own (default: %(default)s)",
     )
     parser.add_argument(
@@ -78,7 +65,7 @@ def run(arguments: argparse.Namespace) -> int:
     BundleError
         Not a zone-aging bundle, or altered.
     UsageError
-        No held-out crops, or FACES_DIR is not what they were made of.
+        No held-out crops, or no wrinkle index to read results by.
     """
     from agesdk.bundle import Bundle, ZoneAgingSettings, write_manifest
     from agesdk.errors import UsageError
@@ -89,14 +76,15 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.count < 1:
         raise UsageError(f"--count {arguments.count} leaves no crop", fix="Give 1 or more")
     bundle = Bundle.open(arguments.bundle, kind="zone-aging", verify=True)
-    portraits = [] if arguments.faces is None else validation_portraits(arguments.crops, arguments.faces)
     model = ZoneModel.open(bundle, threads=arguments.threads, precision="fp32")
-    read = index_reader(arguments.crops) if arguments.reader == "wrinkle-index" else score_net_reader(model)
+    read = (
+        index_reader(arguments.crops, model.settings.zones)
+        if arguments.reader == "wrinkle-index"
+        else score_net_reader(model)
+    )
     measured = measure(model, arguments.crops, read, arguments.count)
     assert isinstance(bundle.settings, ZoneAgingSettings)
     settings = replace(bundle.settings, source_calibration={**bundle.settings.source_calibration, **measured})
-    if portraits:
-        settings = in_faces(bundle, settings, portraits, read, arguments.threads)
     write_manifest(bundle.path, replace(bundle.manifest, settings=settings, files=()))
     logger.info("%s: %d kinds of zones calibrated", bundle.path, len(measured))
     return 0
@@ -154,63 +142,3 @@ def measure(model: ZoneModel, folder: Path, read: ScoreReader, count: int) -> di
             "Give a larger --count, or prepare more faces",
         )
     return curves
-
-
-def validation_portraits(crops: Path, faces: Path) -> list[Path]:
-    """The pictures behind the validation crops of a prepared folder; UsageError where one is missing."""
-    from agesdk.errors import UsageError
-    from training.crop_table import CropTable
-
-    table = CropTable.read(crops)
-    portraits = [faces / file for file in sorted(set(table.file[table.split == "val"].tolist()))]
-    missing = [path for path in portraits if not path.is_file()]
-    if missing or not portraits:
-        raise UsageError(
-            f"{faces} does not hold the validation portraits of {crops}",
-            f"{missing[0]} is missing" if missing else "there are none",
-            "Give the folder that prepare-zones was given",
-        )
-    return portraits
-
-
-def in_faces(
-    bundle: Any, settings: Any, portraits: Sequence[Path], read: ScoreReader, threads: int | None
-) -> Any:
-    """The settings with ``source_calibration`` corrected by what whole faces answer, measured in fp32."""
-    import numpy as np
-    from tqdm import tqdm
-
-    from agesdk.bundle import Bundle
-    from agesdk.errors import FaceError
-    from agesdk.manifest import SourceCurve
-    from agesdk.zone_aging import ZoneAger
-    from training.calibrate import response_by_source, through
-
-    calibrated = Bundle(bundle.path, replace(bundle.manifest, settings=settings))
-    ager = ZoneAger.load(calibrated, threads=threads, precision="fp32")
-    before: dict[str, list[float]] = {kind: [] for kind in settings.source_calibration}
-    after: dict[str, list[list[float]]] = {kind: [] for kind in before}
-    for portrait in tqdm(portraits, unit="face", disable=None):
-        try:
-            face = ager.prepare(portrait)
-        except FaceError as error:
-            logger.warning("%s is left out: %s", portrait.name, error)
-            continue
-        aged = [ager.age(face, target, seed=0).image for target in ASKED]
-        for name, crop in face.crops.items():
-            if (kind := crop.zone.kind) in before:
-                before[kind].append(face.scores[name])
-                after[kind].append([read(kind, crop.retaken(picture).pixels, crop.skin) for picture in aged])
-    curves = dict(settings.source_calibration)
-    for kind, scores in before.items():
-        if len(scores) < FEWEST_CROPS:
-            logger.warning("%s is seen in %d faces and is not corrected", kind, len(scores))
-            continue
-        sources = [entry.score for entry in curves[kind]]
-        response = response_by_source(np.array(scores), np.array(after[kind]), sources)
-        logger.info("%s in faces, from %s: %s", kind, sources, response.round(2).tolist())
-        curves[kind] = tuple(
-            SourceCurve(entry.score, tuple((x, y) for x, y in through(entry.curve, ASKED, row)))
-            for entry, row in zip(curves[kind], response, strict=True)
-        )
-    return replace(settings, source_calibration=curves)

@@ -1,14 +1,15 @@
 """Reading the aging score of edited skin.
 
-ScoreNet has learned scores from photographs. Skin that was smoothed is none: on held-out faces it reads 0.5
-where the wrinkle index, of which the scores are made, and a network of another architecture read 0.2. So
-what an edit reached is read by the index, and by ScoreNet only where the scores are not made of one.
+A score is the rank of a crop's wrinkle index and its owner's age, half each (`training.scores`). An edit
+changes the first half alone, and ScoreNet, which has learned both from photographs, still sees the second: of
+skin above 0.8 that is blurred until no wrinkle is left it reads 0.5. So what an edit reached is read as
+`aging_scores` reads a crop of unknown age, by the rank of its index, and by ScoreNet only where the scores
+are a user's own.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -18,9 +19,8 @@ from agesdk.errors import UsageError
 from agesdk.faces.zones import CROP_SIZE, ZONES
 from agesdk.zone_model import ZoneModel
 from agesdk.zone_prepared import ZoneCrop
-from training.calibrate import isotonic
 from training.crop_table import CropTable, open_pixels
-from training.scores import WrinkleIndex, load_indices
+from training.scores import load_indices, percentile_rank
 
 from .calibration import scores_of
 
@@ -28,63 +28,40 @@ ScoreReader = Callable[[str, NDArray[np.uint8], NDArray[np.float32]], float]
 """Kind of zone, crop uint8 [128, 128, 3] and its skin mask float32 [128, 128] in 0..1, to a score in 0..1."""
 
 _CROPS = 400
-_BINS = 20
 
 
-@dataclass(frozen=True)
-class _Curve:
-    index: WrinkleIndex
-    values: NDArray[np.float64]
-    scores: NDArray[np.float64]
-
-
-def index_reader(folder: Path) -> ScoreReader:
-    """A reader fitted on the training crops of a prepared folder: per kind of zone the mean score of crops
-    with a wrinkle index, made monotone.
+def index_reader(folder: Path, kinds: Sequence[str]) -> ScoreReader:
+    """A reader by the wrinkle index: its percentile rank among training crops of its kind of zone in a
+    prepared folder, up to 400 of them.
 
     Raises
     ------
     UsageError
-        The folder holds no prepared crops or no wrinkle index.
+        The folder holds no prepared crops, or no wrinkle index of one of the kinds.
     """
     table = CropTable.read(folder)
-    try:
-        indices = load_indices(folder / "wrinkle-index.json")
-    except (OSError, ValueError, TypeError) as error:
-        raise UsageError(
-            f"{folder} has no usable wrinkle-index.json", str(error), "Make the folder with prepare-zones"
-        ) from error
+    indices = load_indices(folder / "wrinkle-index.json")
     pixels, masks = (open_pixels(folder, name, len(table)) for name in ("crops", "masks"))
     margin = (pixels.shape[1] - CROP_SIZE) // 2
     inner = slice(margin, margin + CROP_SIZE)
     random = np.random.default_rng(0)
-    curves = {}
-    for kind, index in indices.items():
+    ranks = {}
+    for kind in kinds:
         rows = np.flatnonzero((table.kind == kind) & (table.split == "train") & np.isfinite(table.score))
-        if not rows.size:
-            continue
+        if kind not in indices or not rows.size:
+            raise UsageError(
+                f"{folder} has no {'training crops' if kind in indices else 'wrinkle index'} of {kind}",
+                "" if kind in indices else "where ages are not known none is fitted",
+                "Prepare it from more portraits, with ages, or give --reader score-net",
+            )
         rows = random.permutation(rows)[:_CROPS]
         crops = np.ascontiguousarray(pixels[rows][:, inner, inner])
         skin = masks[rows][:, inner, inner] / np.float32(255.0)
-        values = np.array([index(*pair) for pair in zip(crops, skin, strict=True)])
-        parts = np.array_split(np.argsort(values), min(_BINS, len(rows)))
-        means = isotonic(np.array([table.score[rows[part]].mean() for part in parts]))
-        middles = np.array([values[part].mean() for part in parts])
-        curves[kind] = _Curve(
-            index,
-            np.array([values.min() - 1e-6, *middles, values.max() + 1e-6]),
-            np.array([0.0, *means, 1.0]),
-        )
+        values = np.array([indices[kind](*pair) for pair in zip(crops, skin, strict=True)])
+        ranks[kind] = np.sort(values), np.sort(percentile_rank(values))
 
     def read(kind: str, crop: NDArray[np.uint8], skin: NDArray[np.float32]) -> float:
-        if kind not in curves:
-            raise UsageError(
-                f"{folder} has no wrinkle index of {kind}",
-                "where ages are not known none is fitted",
-                "Prepare it from portraits with ages, or give --reader score-net",
-            )
-        curve = curves[kind]
-        return float(np.interp(curve.index(crop, skin), curve.values, curve.scores))
+        return float(np.interp(indices[kind](crop, skin), *ranks[kind]))
 
     return read
 

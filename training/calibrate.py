@@ -118,22 +118,6 @@ def inverted_by_target(
     return [[float(target), round(float(value), 4)] for target, value in zip(TARGETS, rising, strict=True)]
 
 
-def through(
-    curve: Sequence[tuple[float, float]], asked: Sequence[float], answered: NDArray[np.float64]
-) -> Curve:
-    """A curve of `inverted` for what is answered in the end: where ``asked[i]`` gives ``answered[i]``, the
-    condition for ``answered[i]`` is the one that the curve has for ``asked[i]``.
-
-    Linear between them and towards 0 and 1, so that more still asks for more beyond what can be reached.
-    """
-    reached = isotonic(np.array([0.0, *answered, 1.0])) + 1e-6 * np.arange(len(asked) + 2)
-    instead = np.interp(TARGETS, reached, [0.0, *asked, 1.0])
-    conditions = np.interp(instead, *np.transpose(curve))
-    return [
-        [float(target), round(float(value), 4)] for target, value in zip(TARGETS, conditions, strict=True)
-    ]
-
-
 def response_by_source(
     before: NDArray[np.float64], after: NDArray[np.float64], sources: Sequence[float]
 ) -> NDArray[np.float64]:

@@ -93,7 +93,7 @@ def steps(faces: Path, out: Path, bundle: Path, scores: Path | None, overrides: 
         ),
         Step(
             "calibrate-bundle",
-            ["calibrate", str(exact), "--crops", str(zones), "--faces", str(faces)],
+            ["calibrate", str(exact), "--crops", str(zones), *(["--reader", "score-net"] if scores else [])],
             out / "BUNDLE_CALIBRATED",
             package="export",
         ),

@@ -171,8 +171,27 @@ def save_indices(path: Path, indices: Sequence[WrinkleIndex]) -> None:
 
 
 def load_indices(path: Path) -> dict[str, WrinkleIndex]:
-    """Reads what :func:`save_indices` wrote, by kind of zone."""
-    data = json.loads(path.read_text())
-    return {
-        kind: WrinkleIndex(**{**entry, "weights": tuple(entry["weights"])}) for kind, entry in data.items()
-    }
+    """Reads what :func:`save_indices` wrote, by kind of zone; `UsageError` where it is not that."""
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+        indices = {
+            kind: WrinkleIndex(**{**entry, "weights": tuple(entry["weights"])})
+            for kind, entry in data.items()
+        }
+        for kind, index in indices.items():
+            numbers = np.array([*index.weights, index.mean, index.deviation], np.float64)
+            if (
+                numbers.size != len(FEATURES) + 2
+                or not np.isfinite(numbers).all()
+                or not index.deviation > 0.0
+            ):
+                raise ValueError(
+                    f"{kind} needs {len(FEATURES)} finite weights, a mean and a deviation above 0"
+                )
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UsageError(
+            f"'{path}' is no usable table of wrinkle indices",
+            repr(error),
+            "Make the folder: python -m training prepare-zones FACES_DIR ZONES_DIR",
+        ) from error
+    return indices

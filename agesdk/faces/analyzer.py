@@ -112,7 +112,8 @@ class FaceAnalyzer:
 
         Windows shrink until a face is found and every other one of at least 0.4 times its size would have
         been. Faces turned in the picture by up to 60° are found as they are; when none is certain, the
-        picture is tried on its sides and upside down.
+        picture is tried on its sides and upside down. A face whose score is below `CERTAIN` and whose mesh is
+        not sure either (`SURE_MESH`) is none.
 
         Parameters
         ----------

@@ -61,14 +61,7 @@ class Population:
     def open(cls, folder: Path) -> Population:
         """Open a prepared folder; UsageError when it is not one."""
         table = CropTable.read(folder)
-        try:
-            indices = load_indices(folder / "wrinkle-index.json")
-        except (OSError, KeyError, ValueError, TypeError) as error:
-            raise UsageError(
-                f"{folder} has no usable wrinkle-index.json",
-                str(error),
-                "Make the folder: python -m training prepare-zones FACES_DIR ZONES_DIR",
-            ) from error
+        indices = load_indices(folder / "wrinkle-index.json")
         without = sorted({str(kind) for kind in table.kind} - indices.keys())
         if without:
             raise UsageError(

@@ -2,27 +2,23 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 
 from agesdk.bundle import Bundle, ZoneAgingSettings
-from agesdk.cli.demo import demo_portrait
 from agesdk.errors import UsageError
 from agesdk.faces.zones import ZONE_KINDS
-from agesdk.imaging import read_image, write_image
-from agesdk.manifest import SourceCurve
-from agesdk.zone_aging import PreparedFace, ZoneAger
 from agesdk.zone_model import ZoneModel
 from export import calibration
 from export.__main__ import main
-from export.calibrate import PASTED_FOR, in_faces, measure
+from export.calibrate import PASTED_FOR, measure
 from export.calibration import Sample, read_sample
 from export.score_reader import index_reader
 from tests import zone_crops
@@ -82,70 +78,62 @@ def test_results_are_pasted_for_the_target_and_made_under_the_condition(
             assert condition == pytest.approx(target / share, abs=0.01)
 
 
-def test_curves_are_corrected_by_what_whole_faces_answer(
-    small_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A bundle whose faces come out half as old as was asked."""
-    monkeypatch.setattr("export.calibrate.FEWEST_CROPS", 1)
-    bundle = Bundle.open(small_bundle)
-    assert isinstance(bundle.settings, ZoneAgingSettings)
-    line = ((0.0, 0.0), (0.5, 0.4), (1.0, 0.8))
-    curves = {"forehead": (SourceCurve(0.1, line), SourceCurve(0.9, line))}
-    settings = replace(bundle.settings, source_calibration=curves)
-
-    def age(ager: ZoneAger, face: PreparedFace, target: float, seed: int) -> SimpleNamespace:
-        assert ager.model.settings.source_calibration == curves
-        return SimpleNamespace(image=np.full_like(face.image, round(target * 100)))
-
-    def read(kind: str, crop: np.ndarray, skin: np.ndarray) -> float:
-        return float(crop.mean()) / 200.0
-
-    monkeypatch.setattr(ZoneAger, "age", age)
-    mirrored = tmp_path / "mirrored.png"
-    write_image(mirrored, np.ascontiguousarray(read_image(demo_portrait())[:, ::-1]))
-    portraits = [demo_portrait(), mirrored]  # two scores before, or there is no line through them
-    corrected = in_faces(bundle, settings, portraits, read, 1).source_calibration["forehead"]
-    assert [entry.score for entry in corrected] == [0.1, 0.9]
-    for entry in corrected:
-        assert dict(entry.curve)[0.3] == pytest.approx(0.8 * 0.6, abs=1e-3)
-        assert dict(entry.curve)[1.0] == pytest.approx(0.8)
-
-
-def test_the_index_reads_more_lines_as_an_older_score(tmp_path: Path) -> None:
-    crops, masks = np.load(zone_crops.save(tmp_path) / "crops.npy"), np.load(tmp_path / "masks.npy")
-    columns = 40 * np.sin(np.arange(160) / 2.0)
-    rows = [line for line in (tmp_path / "index.csv").read_text().splitlines() if ",forehead," in line]
-    assert len(rows) == 4
-    table = (tmp_path / "index.csv").read_text().splitlines()
-    for row, line in enumerate(table[1:]):
-        fields = line.split(",")
-        fields[4], fields[8] = f"{row / 100:.5f}", "train"
-        table[row + 1] = ",".join(fields)
-        crops[row] = np.clip(120 + columns[None, :, None] * row / len(crops), 0, 255)
-    (tmp_path / "index.csv").write_text("\n".join(table))
-    np.save(tmp_path / "crops.npy", crops)
-    read = index_reader(tmp_path)
-    inner, rows_of = slice(16, 144), [n for n, line in enumerate(table[1:]) if ",forehead," in line]
-    scores = [
-        read("forehead", crops[n, inner, inner].copy(), masks[n, inner, inner] / np.float32(255))
-        for n in rows_of
+def test_the_rank_of_the_index_among_training_crops_is_the_score(tmp_path: Path) -> None:
+    """Forehead crops with ever deeper stripes; those of another split, deeper still, do not count."""
+    table = (zone_crops.save(tmp_path) / "index.csv").read_text().splitlines()
+    crops = np.load(tmp_path / "crops.npy")
+    stripes = np.sin(np.arange(160) / 2.0)[None, :, None]
+    header, row = table[0], next(line for line in table if ",forehead," in line).split(",")
+    splits = ["train"] * 10 + ["val"] * 10
+    lines = [
+        ",".join([f"{n}.jpg", *row[1:4], "0.5", *row[5:8], split, *row[9:]]) for n, split in enumerate(splits)
     ]
-    assert scores == pytest.approx([n / 100 for n in rows_of], abs=1e-6)
+    (tmp_path / "index.csv").write_text("\n".join([header, *lines]))
+    striped = [np.clip(120 + 4.0 * n * stripes + 0 * crops[0], 0, 255).astype(np.uint8) for n in range(20)]
+    np.save(tmp_path / "crops.npy", np.stack(striped))
+    np.save(tmp_path / "masks.npy", np.full((20, 160, 160), 255, np.uint8))
+    read = index_reader(tmp_path, ["forehead"])
+    inner, skin = slice(16, 144), np.ones((128, 128), np.float32)
+    scores = [read("forehead", crop[inner, inner].copy(), skin) for crop in striped]
+    assert scores == pytest.approx([min(0.05 + 0.1 * n, 0.95) for n in range(20)], abs=1e-6)
+
+
+def test_folders_that_no_index_can_be_read_of_are_refused(tmp_path: Path) -> None:
+    zone_crops.save(tmp_path)
+    for text in ("[]", "null", '{"forehead": {"kind": "forehead"}}', "{", '{"forehead": 1}'):
+        (tmp_path / "wrinkle-index.json").write_text(text)
+        with pytest.raises(UsageError, match="no usable table of wrinkle indices"):
+            index_reader(tmp_path, ["forehead"])
+    for change in ({"weights": [1.0]}, {"weights": ["a"] * 12}, {"deviation": 0.0}, {"mean": float("nan")}):
+        entry = {
+            "kind": "forehead",
+            "weights": [1.0] * 12,
+            "mean": 0.0,
+            "deviation": 1.0,
+            "spearman_with_age": 0,
+        }
+        (tmp_path / "wrinkle-index.json").write_text(json.dumps({"forehead": entry | change}))
+        with pytest.raises(UsageError, match="no usable table of wrinkle indices"):
+            index_reader(tmp_path, ["forehead"])
     (tmp_path / "wrinkle-index.json").write_text("{}")
-    with pytest.raises(UsageError, match="no wrinkle index of forehead"):
-        index_reader(tmp_path)("forehead", crops[0, inner, inner], np.ones((128, 128), np.float32))
+    with pytest.raises(UsageError, match="no wrinkle index of forehead") as caught:
+        index_reader(tmp_path, ["forehead"])
+    assert "--reader score-net" in str(caught.value)
 
 
 def test_score_net_reads_where_scores_are_not_of_an_index(
-    small_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    small_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr("export.calibrate.FEWEST_CROPS", 2)
     (tmp_path / "zones").mkdir()
     crops = zone_crops.save(tmp_path / "zones")
-    (crops / "wrinkle-index.json").unlink()
+    (crops / "wrinkle-index.json").write_text("{}")  # as prepare-zones writes it where ages are not known
     shutil.copytree(small_bundle, tmp_path / "bundle")
     words = ["calibrate", str(tmp_path / "bundle"), "--crops", str(crops), "--threads", "1"]
     assert main(words) == 2
+    assert "--reader score-net" in (told := capsys.readouterr().err) and "Traceback" not in told
+    manifest = "manifest.json"
+    assert (tmp_path / "bundle" / manifest).read_bytes() == (small_bundle / manifest).read_bytes()
     assert main([*words, "--reader", "score-net"]) == 0
     settings = Bundle.open(tmp_path / "bundle").settings
     assert isinstance(settings, ZoneAgingSettings) and settings.source_calibration
@@ -155,13 +143,10 @@ def test_what_can_not_be_calibrated_is_said_in_a_sentence(
     small_bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     before = (small_bundle / "manifest.json").read_bytes()
-    (tmp_path / "zones").mkdir()
-    crops = zone_crops.save(tmp_path / "zones")
     for words in (
         ["calibrate", str(small_bundle), "--crops", str(tmp_path)],
         ["calibrate", str(tmp_path), "--crops", str(tmp_path)],
         ["calibrate", str(small_bundle), "--crops", str(tmp_path), "--count", "0"],
-        ["calibrate", str(small_bundle), "--crops", str(crops), "--faces", str(tmp_path)],
     ):
         assert main(words) == 2
         assert "Traceback" not in capsys.readouterr().err

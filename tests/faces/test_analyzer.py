@@ -11,6 +11,7 @@ import pytest
 from agesdk.bundle import Bundle
 from agesdk.errors import BundleError, FaceError, ImageError
 from agesdk.faces import Face, FaceAnalyzer, Pose, select_face
+from agesdk.faces.analyzer import CERTAIN, SURE_MESH
 from agesdk.faces.detector import Detections
 from agesdk.faces.frames import cut, make_frame
 from agesdk.faces.landmarks import Mesh
@@ -168,10 +169,18 @@ def test_a_doubtful_face_is_only_taken_when_there_is_no_other(face: Face) -> Non
 
 
 @pytest.mark.parametrize(
-    "score, presence, kept", [(0.71, 0.65, False), (0.71, 0.9999, True), (0.9, 0.65, True), (0.9, 0.4, False)]
+    "score, presence, threshold, kept",
+    [
+        (0.71, 0.65, 0.5, False),
+        (0.71, 0.98, 0.5, False),
+        (0.71, SURE_MESH, 0.5, True),
+        (0.71, SURE_MESH, 0.995, False),
+        (CERTAIN, 0.65, 0.5, True),
+        (CERTAIN, 0.4, 0.5, False),
+    ],
 )
 def test_a_doubtful_detection_needs_a_mesh_that_fits(
-    face: Face, score: float, presence: float, kept: bool
+    face: Face, score: float, presence: float, threshold: float, kept: bool
 ) -> None:
     """In a face thrown back, mouth open, another one was found on its side in the mouth: 0.71 and 0.65."""
     one = Detections(np.zeros((1, 2)), np.array([100.0]), np.array([score]), np.zeros((1, 6, 2)))
@@ -180,7 +189,7 @@ def test_a_doubtful_detection_needs_a_mesh_that_fits(
     mesh = Mesh(face.landmarks.astype(np.float64), presence)
     meshes = SimpleNamespace(find=lambda source, regions: [mesh] * len(regions))
     shape = Bundle.open(None, kind="face-analysis").table("face_shape")
-    analyzer = FaceAnalyzer(cast(Any, detector), cast(Any, meshes), shape["mean_face"])
+    analyzer = FaceAnalyzer(cast(Any, detector), cast(Any, meshes), shape["mean_face"], threshold)
     assert len(analyzer.detect(grey(300, 300))) == kept
 
 

@@ -13,7 +13,6 @@ from training.calibrate import (
     isotonic,
     reading_curve,
     response_by_source,
-    through,
 )
 
 
@@ -91,13 +90,3 @@ def test_a_target_for_which_nothing_is_pasted_gets_the_condition_of_the_one_befo
     assert curve[0.5] == curve[1.0] == curve[0.4]
     flat = inverted_by_target(np.full((11, 2), 0.4), list(conditions), (0.4, 0.5))
     assert all(target == condition for target, condition in flat)
-
-
-def test_a_curve_asks_for_more_where_less_was_answered() -> None:
-    # Asked for 0.5 it gave 0.4: for 0.4 the condition of 0.5 is right, for 0.7, half-way to 1, that of 0.75.
-    curve = [(t, 0.8 * t) for t in TARGETS]
-    corrected = dict(map(tuple, through(curve, (0.5,), np.array([0.4]))))
-    assert corrected[0.4] == pytest.approx(0.8 * 0.5, abs=1e-3)
-    assert corrected[0.2] == pytest.approx(0.8 * 0.25, abs=1e-3)
-    assert corrected[0.7] == pytest.approx(0.8 * 0.75, abs=1e-3)
-    assert (corrected[0.0], corrected[1.0]) == (0.0, 0.8)

@@ -81,6 +81,15 @@ def test_recipes_commands_parse_and_overrides_reach_the_configuration(
             parser = argparse.ArgumentParser()
             importlib.import_module(module).register(parser.add_subparsers())
             parsed.append(parser.parse_args(line[line.index("training") + 1 :]))
+    (given,), (computed,) = (
+        [
+            step.arguments
+            for step in steps(tmp_path, tmp_path, tmp_path, scores, [])
+            if step.name == "calibrate-bundle"
+        ]
+        for scores in (tmp_path / "s.csv", None)
+    )
+    assert given[-2:] == ["--reader", "score-net"] and "--reader" not in computed
     ldla = next(arguments for arguments in parsed if hasattr(arguments, "config"))
     config = load_config(ldla.config, ldla.set)
     assert config.run.seed == 5 and config.data.folder == str(tmp_path / "zones")
