@@ -147,6 +147,10 @@ def _skin_likeness(crop: np.ndarray, landmarks: np.ndarray, tone: SkinTone, insi
     outside = np.maximum(
         chroma / chroma_limit, 1.0 + (darkest - lab[..., 0]) / (0.25 * tone.lightness + 1e-6)
     )
+    # Skin in shade stays red; stubble, grey frames and tinted glass are not. Highlights are pale, and skin.
+    own, expected, shade = _redness(soft, tone)
+    paler = (expected - own) * np.clip((1.0 - shade) / 0.1, 0.0, 1.0)
+    outside = np.maximum(outside, 1.05 + (paler - 0.17) / 0.25)
     likeness = cv2.resize(np.clip((1.25 - outside) / 0.4, 0.0, 1.0), (size, size))
     frames = _frames(crop, landmarks, tone)
     if frames is not None:
@@ -187,18 +191,25 @@ def _height(landmarks: np.ndarray, size: int) -> np.ndarray:
 
 
 def _is_red_as(crop: np.ndarray, tone: SkinTone) -> np.ndarray:
-    """Whether each pixel is about as red as skin in as much shade, bool [size, size]; grey never is.
+    """Whether each pixel is about as red as skin in as much shade, bool [size, size]; grey never is. No blur
+    before: it would give a hair the red of the skin beside it.
+    """
+    own, expected, _ = _redness(crop, tone)
+    return np.asarray(own > np.maximum(expected - 0.1, 0.03))
 
-    Shade scales red and green alike, so the skin's colour is scaled to the pixel's lightness. No blur: it
-    would give a hair the red of the skin beside it.
+
+def _redness(crop: np.ndarray, tone: SkinTone) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Log of red over green of each pixel, the same of skin in as much shade, and that shade: lightness over
+    the skin's; each float32 [size, size].
+
+    Shade scales red and green alike, so the skin's colour is scaled to the pixel's lightness.
     """
     colour = tone.rgb()
     red, green, _ = colour[0, 0]
-    lightness = np.maximum(cv2.cvtColor(colour, cv2.COLOR_RGB2GRAY), 1.0)
-    shade = cv2.cvtColor(crop, cv2.COLOR_RGB2GRAY) / lightness
-    skin = np.log((shade * red + 8.0) / (shade * green + 8.0))
+    shade = cv2.cvtColor(crop, cv2.COLOR_RGB2GRAY) / np.maximum(cv2.cvtColor(colour, cv2.COLOR_RGB2GRAY), 1.0)
     pixels = crop.astype(np.float32) + 8.0
-    return np.asarray(np.log(pixels[..., 0] / pixels[..., 1]) > np.maximum(skin - 0.1, 0.03))
+    expected = np.log((shade * red + 8.0) / (shade * green + 8.0))
+    return np.log(pixels[..., 0] / pixels[..., 1]), expected, shade
 
 
 def blur_inside(crop: np.ndarray, mask: np.ndarray, sigma: float) -> np.ndarray:

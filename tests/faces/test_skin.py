@@ -166,6 +166,29 @@ def test_hair_and_grey_frames_are_not_taken_for_folds(
     assert skin_mask(strand, points, skin_tone(picture, face.landmarks))[window].mean() < 0.4
 
 
+@pytest.mark.parametrize("hue, is_skin", [((0.95, 1.0, 1.1), False), ((0.9, 1.05, 0.8), False), (None, True)])
+def test_shade_is_skin_when_it_is_red_as_skin(
+    picture: np.ndarray, face: Face, hue: tuple[float, ...] | None, is_skin: bool
+) -> None:
+    """A cheek covered with stubble's bluish grey, a lens's green or shade, each at 0.75 of its lightness."""
+    crop, points, mask = masked(picture, face, "nasolabial_left")
+    y, x = (int(v) for v in np.argwhere(mask > 0.99).mean(axis=0))
+    window = (slice(y - 12, y + 12), slice(x - 12, x + 12))
+    grey = cv2.cvtColor(crop, cv2.COLOR_RGB2GRAY)[window].astype(np.float32)
+    covered = crop.copy()
+    shade = crop[window] if hue is None else grey[..., None] * np.array(hue, np.float32)
+    covered[window] = np.rint(0.75 * shade)
+    left = skin_mask(covered, points, skin_tone(picture, face.landmarks))[y, x]
+    assert left > 0.9 if is_skin else left < 0.1
+
+
+def test_a_black_and_white_photo_has_skin(portrait: np.ndarray, face: Face) -> None:
+    grey = cv2.cvtColor(cv2.cvtColor(portrait, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB)
+    for name in ("forehead", "nasolabial_left", "mouth_corner_right"):
+        there, known = masked(grey, face, name)[2].mean(), masked(portrait, face, name)[2].mean()
+        assert there > 0.9 * known
+
+
 def test_skin_ends_with_the_face(picture: np.ndarray, face: Face) -> None:
     transform = crop_transform(face.landmarks, ZONE_BY_NAME["crows_feet_left"], SIZE, margin=4.0)
     crop = np.full((SIZE, SIZE, 3), np.round(picture[tuple(face.landmarks[50, 1::-1].astype(int))]), np.uint8)
