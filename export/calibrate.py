@@ -8,6 +8,7 @@ the manifest as ``source_calibration``.
 from __future__ import annotations
 
 import argparse
+import functools
 import logging
 from dataclasses import replace
 from pathlib import Path
@@ -71,16 +72,17 @@ def run(arguments: argparse.Namespace) -> int:
     from agesdk.errors import UsageError
     from agesdk.zone_model import ZoneModel
 
-    from .score_reader import index_reader, score_net_reader
+    from .calibration import scores_of
+    from .score_reader import index_reader
 
     if arguments.count < 1:
         raise UsageError(f"--count {arguments.count} leaves no crop", fix="Give 1 or more")
     bundle = Bundle.open(arguments.bundle, kind="zone-aging", verify=True)
     model = ZoneModel.open(bundle, threads=arguments.threads, precision="fp32")
     read = (
-        index_reader(arguments.crops, model.settings.zones)
+        index_reader(arguments.crops, model.settings.zones, model.settings.crop_size)
         if arguments.reader == "wrinkle-index"
-        else score_net_reader(model)
+        else functools.partial(scores_of, model)
     )
     measured = measure(model, arguments.crops, read, arguments.count)
     assert isinstance(bundle.settings, ZoneAgingSettings)
@@ -115,12 +117,14 @@ def measure(model: ZoneModel, folder: Path, read: ScoreReader, count: int) -> di
         before[rows] = scores_of(model, crops)
         for column, condition in enumerate(CONDITIONS):
             made = age_crops(model, crops, [condition] * len(crops), [start])
-            for row, (crop, result) in enumerate(zip(crops, made), start):
-                for which, target in enumerate(PASTED_FOR):
+            results = []
+            for crop, result, score in zip(crops, made, before[rows]):
+                for target in PASTED_FOR:
                     # All skin of the crop changes: what its own feather leaves out, its neighbours paste.
-                    change = zone_change(crop, result, float(before[row]), target, settings, crop.skin)
+                    change = zone_change(crop, result, float(score), target, settings, crop.skin)
                     pixels = np.clip(np.rint(crop.pixels + crop.skin[..., None] * change), 0, 255)
-                    after[row, column, which] = read(crop.zone.kind, pixels.astype(np.uint8), crop.skin)
+                    results.append(replace(fresh(crop), pixels=pixels.astype(np.uint8)))
+            after[rows, column] = np.reshape(read(results), (len(crops), len(PASTED_FOR)))
     curves: dict[str, Any] = {}
     for kind in settings.zones:
         own = kinds == kind

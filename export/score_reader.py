@@ -2,7 +2,7 @@
 
 A score is the rank of a crop's wrinkle index and its owner's age, half each (`training.scores`). An edit
 changes the first half alone, and ScoreNet, which has learned both from photographs, still sees the second: of
-skin above 0.8 that is blurred until no wrinkle is left it reads 0.5. So what an edit reached is read as
+skin above 0.8 that is blurred until no wrinkle is left it reads 0.5. So what an edit reached is read much as
 `aging_scores` reads a crop of unknown age, by the rank of its index, and by ScoreNet only where the scores
 are a user's own.
 """
@@ -13,26 +13,28 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
 from agesdk.errors import UsageError
-from agesdk.faces.zones import CROP_SIZE, ZONES
-from agesdk.zone_model import ZoneModel
 from agesdk.zone_prepared import ZoneCrop
 from training.crop_table import CropTable, open_pixels
 from training.scores import load_indices, percentile_rank
 
-from .calibration import scores_of
-
-ScoreReader = Callable[[str, NDArray[np.uint8], NDArray[np.float32]], float]
-"""Kind of zone, crop uint8 [128, 128, 3] and its skin mask float32 [128, 128] in 0..1, to a score in 0..1."""
+ScoreReader = Callable[[Sequence[ZoneCrop]], list[float]]
+"""Scores in 0..1 of crops, by their pixels and skin masks."""
 
 _CROPS = 400
+"""Of each kind of zone: a rank among so many is good to 0.025 (standard error, at the middle)."""
 
 
-def index_reader(folder: Path, kinds: Sequence[str]) -> ScoreReader:
+def index_reader(folder: Path, kinds: Sequence[str], size: int) -> ScoreReader:
     """A reader by the wrinkle index: its percentile rank among training crops of its kind of zone in a
-    prepared folder, up to 400 of them.
+    prepared folder. Its indices are computed here, as those of results are: the table's are corrected for
+    the camera.
+
+    Parameters
+    ----------
+    size:
+        Side of the crops to be read, in pixels, at most that of the stored ones.
 
     Raises
     ------
@@ -42,8 +44,8 @@ def index_reader(folder: Path, kinds: Sequence[str]) -> ScoreReader:
     table = CropTable.read(folder)
     indices = load_indices(folder / "wrinkle-index.json")
     pixels, masks = (open_pixels(folder, name, len(table)) for name in ("crops", "masks"))
-    margin = (pixels.shape[1] - CROP_SIZE) // 2
-    inner = slice(margin, margin + CROP_SIZE)
+    margin = (pixels.shape[1] - size) // 2
+    inner = slice(margin, margin + size)
     random = np.random.default_rng(0)
     ranks = {}
     for kind in kinds:
@@ -60,17 +62,10 @@ def index_reader(folder: Path, kinds: Sequence[str]) -> ScoreReader:
         values = np.array([indices[kind](*pair) for pair in zip(crops, skin, strict=True)])
         ranks[kind] = np.sort(values), np.sort(percentile_rank(values))
 
-    def read(kind: str, crop: NDArray[np.uint8], skin: NDArray[np.float32]) -> float:
-        return float(np.interp(indices[kind](crop, skin), *ranks[kind]))
-
-    return read
-
-
-def score_net_reader(model: ZoneModel) -> ScoreReader:
-    """A reader by the bundle's own ScoreNet."""
-    zone_of_kind = {zone.kind: zone for zone in reversed(ZONES)}
-
-    def read(kind: str, crop: NDArray[np.uint8], skin: NDArray[np.float32]) -> float:
-        return scores_of(model, [ZoneCrop(zone_of_kind[kind], np.eye(2, 3), crop, skin)])[0]
+    def read(crops: Sequence[ZoneCrop]) -> list[float]:
+        return [
+            float(np.interp(indices[crop.zone.kind](crop.pixels, crop.skin), *ranks[crop.zone.kind]))
+            for crop in crops
+        ]
 
     return read

@@ -179,15 +179,11 @@ def load_indices(path: Path) -> dict[str, WrinkleIndex]:
             for kind, entry in data.items()
         }
         for kind, index in indices.items():
-            numbers = np.array([*index.weights, index.mean, index.deviation], np.float64)
-            if (
-                numbers.size != len(FEATURES) + 2
-                or not np.isfinite(numbers).all()
-                or not index.deviation > 0.0
-            ):
-                raise ValueError(
-                    f"{kind} needs {len(FEATURES)} finite weights, a mean and a deviation above 0"
-                )
+            numbers = np.array([*index.weights, index.mean, index.deviation])
+            if numbers.dtype.kind not in "fi" or numbers.size != len(FEATURES) + 2:
+                raise ValueError(f"{kind} needs {len(FEATURES)} weights, a mean and a deviation")
+            if not np.isfinite(numbers).all() or not index.deviation > 0.0:
+                raise ValueError(f"{kind} needs finite numbers and a deviation above 0")
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise UsageError(
             f"'{path}' is no usable table of wrinkle indices",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Sequence
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -14,8 +15,9 @@ import pytest
 
 from agesdk.bundle import Bundle, ZoneAgingSettings
 from agesdk.errors import UsageError
-from agesdk.faces.zones import ZONE_KINDS
+from agesdk.faces.zones import ZONE_KINDS, ZONES
 from agesdk.zone_model import ZoneModel
+from agesdk.zone_prepared import ZoneCrop
 from export import calibration
 from export.__main__ import main
 from export.calibrate import PASTED_FOR, measure
@@ -56,8 +58,8 @@ def test_results_are_pasted_for_the_target_and_made_under_the_condition(
     def zone_change(crop: Any, result: float, before: float, target: float, *rest: Any) -> np.ndarray:
         return np.full((1, 1, 3), 255.0 * result * (1.0 - target / 2.0), np.float32)
 
-    def read(kind: str, crop: np.ndarray, skin: np.ndarray) -> float:
-        return float(crop.max()) / 255.0
+    def read(crops: Sequence[ZoneCrop]) -> list[float]:
+        return [float(crop.pixels.max()) / 255.0 for crop in crops]
 
     def black(*arguments: Any) -> Sample:
         sample = read_sample(*arguments)
@@ -92,9 +94,10 @@ def test_the_rank_of_the_index_among_training_crops_is_the_score(tmp_path: Path)
     striped = [np.clip(120 + 4.0 * n * stripes + 0 * crops[0], 0, 255).astype(np.uint8) for n in range(20)]
     np.save(tmp_path / "crops.npy", np.stack(striped))
     np.save(tmp_path / "masks.npy", np.full((20, 160, 160), 255, np.uint8))
-    read = index_reader(tmp_path, ["forehead"])
+    read = index_reader(tmp_path, ["forehead"], 128)
+    forehead = next(zone for zone in ZONES if zone.kind == "forehead")
     inner, skin = slice(16, 144), np.ones((128, 128), np.float32)
-    scores = [read("forehead", crop[inner, inner].copy(), skin) for crop in striped]
+    scores = read([ZoneCrop(forehead, np.eye(2, 3), crop[inner, inner].copy(), skin) for crop in striped])
     assert scores == pytest.approx([min(0.05 + 0.1 * n, 0.95) for n in range(20)], abs=1e-6)
 
 
@@ -103,8 +106,15 @@ def test_folders_that_no_index_can_be_read_of_are_refused(tmp_path: Path) -> Non
     for text in ("[]", "null", '{"forehead": {"kind": "forehead"}}', "{", '{"forehead": 1}'):
         (tmp_path / "wrinkle-index.json").write_text(text)
         with pytest.raises(UsageError, match="no usable table of wrinkle indices"):
-            index_reader(tmp_path, ["forehead"])
-    for change in ({"weights": [1.0]}, {"weights": ["a"] * 12}, {"deviation": 0.0}, {"mean": float("nan")}):
+            index_reader(tmp_path, ["forehead"], 128)
+    for change in (
+        {"weights": [1.0]},
+        {"weights": ["1.0"] * 12},
+        {"weights": "123456789012"},
+        {"mean": "0"},
+        {"deviation": 0.0},
+        {"mean": float("nan")},
+    ):
         entry = {
             "kind": "forehead",
             "weights": [1.0] * 12,
@@ -114,10 +124,10 @@ def test_folders_that_no_index_can_be_read_of_are_refused(tmp_path: Path) -> Non
         }
         (tmp_path / "wrinkle-index.json").write_text(json.dumps({"forehead": entry | change}))
         with pytest.raises(UsageError, match="no usable table of wrinkle indices"):
-            index_reader(tmp_path, ["forehead"])
+            index_reader(tmp_path, ["forehead"], 128)
     (tmp_path / "wrinkle-index.json").write_text("{}")
     with pytest.raises(UsageError, match="no wrinkle index of forehead") as caught:
-        index_reader(tmp_path, ["forehead"])
+        index_reader(tmp_path, ["forehead"], 128)
     assert "--reader score-net" in str(caught.value)
 
 
