@@ -49,6 +49,7 @@ def read_sample(folder: Path, split: str, count: int, zones: Sequence[str], size
     AgeSDKError
         The folder does not hold prepared crops, or no crop of the split.
     """
+    from training.crop_table import centre
     from training.data import ZoneCrops
 
     data = ZoneCrops.open(folder)
@@ -64,17 +65,17 @@ def read_sample(folder: Path, split: str, count: int, zones: Sequence[str], size
     if not rows:
         raise UsageError(f"{folder} has no scored crop of the split {split}", "", "Prepare more faces")
     rows = rows[:count]
-    margin = (data.crops.shape[1] - size) // 2
-    inner = slice(margin, margin + size)
     zone_of_kind = {zone.kind: zone for zone in reversed(ZONES)}
     crops = tuple(
         ZoneCrop(
             zone=zone_of_kind[ZONE_KINDS[data.zone[row]]],
             transform=np.eye(2, 3),
-            pixels=np.ascontiguousarray(data.crops[row, inner, inner]),
-            skin=data.masks[row, inner, inner].astype(np.float32) / 255.0,
+            pixels=pixels,
+            skin=skin.astype(np.float32) / 255.0,
         )
-        for row in rows
+        for row, pixels, skin in zip(
+            rows, centre(data.crops[rows], size), centre(data.masks[rows], size), strict=True
+        )
     )
     targets = random.permutation(np.linspace(0.05, 0.95, len(crops)))
     return Sample(crops, tuple(float(target) for target in targets))

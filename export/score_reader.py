@@ -16,7 +16,7 @@ import numpy as np
 
 from agesdk.errors import UsageError
 from agesdk.zone_prepared import ZoneCrop
-from training.crop_table import CropTable, open_pixels
+from training.crop_table import CropTable, centre, open_pixels
 from training.scores import load_indices, percentile_rank
 
 ScoreReader = Callable[[Sequence[ZoneCrop]], list[float]]
@@ -44,8 +44,6 @@ def index_reader(folder: Path, kinds: Sequence[str], size: int) -> ScoreReader:
     table = CropTable.read(folder)
     indices = load_indices(folder / "wrinkle-index.json")
     pixels, masks = (open_pixels(folder, name, len(table)) for name in ("crops", "masks"))
-    margin = (pixels.shape[1] - size) // 2
-    inner = slice(margin, margin + size)
     random = np.random.default_rng(0)
     ranks = {}
     for kind in kinds:
@@ -57,8 +55,7 @@ def index_reader(folder: Path, kinds: Sequence[str], size: int) -> ScoreReader:
                 "Prepare it from more portraits, with ages, or give --reader score-net",
             )
         rows = random.permutation(rows)[:_CROPS]
-        crops = np.ascontiguousarray(pixels[rows][:, inner, inner])
-        skin = masks[rows][:, inner, inner] / np.float32(255.0)
+        crops, skin = centre(pixels[rows], size), centre(masks[rows], size) / np.float32(255.0)
         values = np.array([indices[kind](*pair) for pair in zip(crops, skin, strict=True)])
         ranks[kind] = np.sort(values), np.sort(percentile_rank(values))
 

@@ -93,6 +93,12 @@ def open_pixels(folder: Path, name: Literal["crops", "masks"], count: int) -> ND
     return pixels
 
 
+def centre(pixels: NDArray[np.uint8], size: int = CROP_SIZE) -> NDArray[np.uint8]:
+    """The middle ``size``² of stored crops [N, S, S, 3] or masks [N, S, S], contiguous."""
+    margin = (pixels.shape[1] - size) // 2
+    return np.ascontiguousarray(pixels[:, margin : margin + size, margin : margin + size])
+
+
 def _kinds(rows: list[dict[str, str]], folder: Path) -> NDArray[np.str_]:
     unknown = sorted({row["kind"] for row in rows} - set(ZONE_KINDS))
     if unknown:

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from agesdk.errors import UsageError
-from training.crop_table import CropTable, open_pixels
+from training.crop_table import CropTable, centre, open_pixels
 
 logger = logging.getLogger(__name__)
 
@@ -252,12 +252,6 @@ def augment(crops: NDArray[np.uint8], random: np.random.Generator) -> NDArray[np
         gain, offset = random.uniform(0.85, 1.15) * random.uniform(0.97, 1.03, 3), random.uniform(-12, 12)
         out[i] = np.clip((window - 128) * gain.astype(np.float32) + np.float32(128 + offset), 0, 255)
     return out
-
-
-def centre(crops: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """The middle 128² of crops uint8 [N, S, S, 3]."""
-    margin = (crops.shape[1] - CROP_SIZE) // 2
-    return np.ascontiguousarray(crops[:, margin : margin + CROP_SIZE, margin : margin + CROP_SIZE])
 
 
 def judge_scores(

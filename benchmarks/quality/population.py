@@ -11,8 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from agesdk.errors import UsageError
-from agesdk.faces.zones import CROP_SIZE
-from training.crop_table import CropTable, open_pixels
+from training.crop_table import CropTable, centre, open_pixels
 from training.scores import WrinkleIndex, load_indices, ridge_features
 
 HELD_OUT = "test"
@@ -88,15 +87,11 @@ class Population:
 
     def crop(self, row: int) -> NDArray[np.uint8]:
         """The middle 128², uint8 [128, 128, 3]."""
-        margin = (self.crops.shape[1] - CROP_SIZE) // 2
-        inner = slice(margin, margin + CROP_SIZE)
-        return np.ascontiguousarray(self.crops[row, inner, inner])
+        return centre(self.crops[row : row + 1])[0]
 
     def mask(self, row: int) -> NDArray[np.float32]:
         """Skin share of :meth:`crop`, float32 [128, 128] in 0..1."""
-        margin = (self.masks.shape[1] - CROP_SIZE) // 2
-        inner = slice(margin, margin + CROP_SIZE)
-        return np.asarray(self.masks[row, inner, inner] / np.float32(255), np.float32)
+        return np.asarray(centre(self.masks[row : row + 1])[0] / np.float32(255), np.float32)
 
     def like_scores(
         self,

@@ -10,13 +10,13 @@ import pytest
 import torch
 
 from agesdk.errors import UsageError
+from training.crop_table import centre
 from training.judge import (
     Judge,
     JudgeConfig,
     JudgeOptions,
     ZoneData,
     augment,
-    centre,
     judge_scores,
     load_judge,
     save_judge,

@@ -83,15 +83,14 @@ def test_results_are_pasted_for_the_target_and_made_under_the_condition(
 def test_the_rank_of_the_index_among_training_crops_is_the_score(tmp_path: Path) -> None:
     """Forehead crops with ever deeper stripes; those of another split, deeper still, do not count."""
     table = (zone_crops.save(tmp_path) / "index.csv").read_text().splitlines()
-    crops = np.load(tmp_path / "crops.npy")
-    stripes = np.sin(np.arange(160) / 2.0)[None, :, None]
+    stripes = np.broadcast_to(np.sin(np.arange(160) / 2.0)[None, :, None], (160, 160, 3))
     header, row = table[0], next(line for line in table if ",forehead," in line).split(",")
     splits = ["train"] * 10 + ["val"] * 10
     lines = [
         ",".join([f"{n}.jpg", *row[1:4], "0.5", *row[5:8], split, *row[9:]]) for n, split in enumerate(splits)
     ]
     (tmp_path / "index.csv").write_text("\n".join([header, *lines]))
-    striped = [np.clip(120 + 4.0 * n * stripes + 0 * crops[0], 0, 255).astype(np.uint8) for n in range(20)]
+    striped = [np.clip(120 + 4.0 * n * stripes, 0, 255).astype(np.uint8) for n in range(20)]
     np.save(tmp_path / "crops.npy", np.stack(striped))
     np.save(tmp_path / "masks.npy", np.full((20, 160, 160), 255, np.uint8))
     read = index_reader(tmp_path, ["forehead"], 128)
